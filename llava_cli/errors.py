@@ -1,0 +1,61 @@
+"""Everything a user can mend, as one tree. `llava_cli.cli.main` is the only place that shows it.
+
+LlavaError                  1   unexpected
+├── UsageError              2   the command line makes no sense
+├── UnreadablePicture       3   a picture that cannot be used
+├── ModelUnusable           4   a model file that is wrong
+│   └── ModelMissing        4   a model that is unknown or not on disk
+├── DownloadFailed          5
+├── NotEnoughRoom           6   memory or disk
+├── EngineFailed            7   llama.cpp gave up, or gave something that cannot be right
+│   └── ContextTooSmall     7   the prompt does not fit
+└── Stopped               130   the user pressed Ctrl-C
+"""
+
+
+class LlavaError(Exception):
+    """Carry what went wrong (`what`), why (`why`), and the step that mends it (`hint`)."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, why: str, *, hint: str = "") -> None:
+        super().__init__(f"{what}: {why}")
+        self.what = what
+        self.why = why
+        self.hint = hint
+
+
+class UsageError(LlavaError):
+    exit_code = 2
+
+
+class UnreadablePicture(LlavaError):
+    exit_code = 3
+
+
+class ModelUnusable(LlavaError):
+    exit_code = 4
+
+
+class ModelMissing(ModelUnusable):
+    exit_code = 4
+
+
+class DownloadFailed(LlavaError):
+    exit_code = 5
+
+
+class NotEnoughRoom(LlavaError):
+    exit_code = 6
+
+
+class EngineFailed(LlavaError):
+    exit_code = 7
+
+
+class ContextTooSmall(EngineFailed):
+    exit_code = 7
+
+
+class Stopped(LlavaError):
+    exit_code = 130

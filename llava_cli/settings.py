@@ -1,0 +1,160 @@
+"""The only home of every default. A value comes from a flag, else the environment, else the config file,
+else from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from llava_cli.errors import UsageError
+
+DEFAULT_MODEL = "llava-v1.5-7b"
+DEFAULT_QUESTION = "Describe this picture."
+APP = "llava"
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is opened. The defaults are measured for a 7B model on a CPU (benchmarks, engine notes)."""
+
+    context: int = 2048
+    """Cells of the context window: tokens and picture tokens together. Costs 512 KiB each on a 7B model."""
+    threads: int = 0
+    """CPU threads; 0 means one per physical core."""
+    ubatch: int = 640
+    """Cells evaluated in one go; a LLaVA-1.5 picture has 576, so it is one batch."""
+    flash_attention: bool = True
+    repack: bool = False
+    """Copy the weights into a CPU-friendly layout while loading. Off: mmap keeps loading at half a second,
+    and on x86 this llama.cpp reads prompts faster without it."""
+
+    def __post_init__(self) -> None:
+        _at_least("context", self.context, 64)
+        _at_least("threads", self.threads, 0)
+        _at_least("ubatch", self.ubatch, 32)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the answer is written. Temperature and length are the defaults of LLaVA's own command line."""
+
+    temperature: float = 0.2
+    max_tokens: int = 512
+    seed: int | None = None
+    """None: a new random seed per reply (the reply says which)."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all tokens."""
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.temperature) or self.temperature < 0:
+            raise UsageError("temperature", f"must be 0 or more, not {self.temperature}")
+        _at_least("max tokens", self.max_tokens, 1)
+        if self.seed is not None and not 0 <= self.seed < 2**32 - 1:
+            raise UsageError("seed", f"must be between 0 and 4294967294, not {self.seed}")
+        if not 0 < self.top_p <= 1:
+            raise UsageError("top p", f"must be above 0 and at most 1, not {self.top_p}")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UsageError(name, f"must be {least} or more, not {value}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a command line, the environment and the config file decide together."""
+
+    model: str = DEFAULT_MODEL
+    system: str | None = None
+    """None: the system sentence of the model's own prompt layout."""
+    load: LoadOptions = field(default_factory=LoadOptions)
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+_TYPES: dict[str, type] = {
+    "model": str, "system": str,
+    "context": int, "threads": int, "ubatch": int, "flash_attention": bool, "repack": bool,
+    "temperature": float, "max_tokens": int, "seed": int,
+    "top_p": float, "top_k": int, "min_p": float, "repeat_penalty": float,
+}  # fmt: skip
+"""The keys of the config file; `LLAVA_` and the key in capitals is the variable of the environment."""
+
+
+def resolve(flags: Mapping[str, object]) -> Settings:
+    """Decide every setting: `flags` (None means not given) before `LLAVA_*` before the config file."""
+    values: dict[str, Any] = {**_from_config(), **_from_environment()}
+    values.update({key: value for key, value in flags.items() if value is not None})
+
+    def given(kind: type) -> dict[str, Any]:
+        return {f.name: values[f.name] for f in fields(kind) if f.name in values}
+
+    top = {key: values[key] for key in ("model", "system") if key in values}
+    return Settings(**top, load=LoadOptions(**given(LoadOptions)), sampling=Sampling(**given(Sampling)))
+
+
+def _from_environment() -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, kind in _TYPES.items():
+        text = os.environ.get(f"LLAVA_{key.upper()}")
+        if text:
+            found[key] = _convert(text, kind, f"LLAVA_{key.upper()} in the environment")
+    return found
+
+
+def _from_config() -> dict[str, object]:
+    path = config_path()
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(str(path), f"the config file cannot be read ({error})") from error
+    for key in table:
+        if key not in _TYPES:
+            raise UsageError(str(path), f"unknown key {key!r}", hint=f"known keys: {', '.join(_TYPES)}")
+    return {key: _convert(value, _TYPES[key], f"{key} in {path}") for key, value in table.items()}
+
+
+def _convert(value: object, kind: type, where: str) -> object:
+    if kind is bool and str(value).lower() in _BOOLEANS:
+        return _BOOLEANS[str(value).lower()]
+    if kind is str and isinstance(value, str):
+        return value
+    if kind in (int, float) and isinstance(value, str | int | float) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            return kind(str(value))
+    raise UsageError(where, f"expected {kind.__name__}, not {value!r}")
+
+
+_BOOLEANS = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
+
+
+def config_path() -> Path:
+    """Name the config file, whether it exists or not."""
+    return Path(platformdirs.user_config_dir(APP, appauthor=False)) / "config.toml"
+
+
+def cache_dir() -> Path:
+    """Name the directory for what can be made again."""
+    return Path(os.environ.get("LLAVA_CACHE") or platformdirs.user_cache_dir(APP, appauthor=False))

@@ -1,0 +1,30 @@
+"""What several test files share: a home of their own, tiny models, the bundled model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_model import write_tiny_pair
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep the user's own configuration, caches and LLAVA_* variables out of every test."""
+    import os
+
+    home = tmp_path_factory.mktemp("home")
+    for name in [name for name in os.environ if name.startswith(("LLAVA_", "HF_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Write a random LLaVA of a few kilobytes, once: (model, projector)."""
+    return write_tiny_pair(tmp_path_factory.mktemp("tiny"))

@@ -1,0 +1,69 @@
+"""Facts about where a setting comes from."""
+
+import pytest
+
+from llava_cli import settings
+from llava_cli.errors import UsageError
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """Let the config file be a file of the test."""
+    path = tmp_path / "config.toml"
+    monkeypatch.setattr(settings, "config_path", lambda: path)
+    return path
+
+
+def test_a_flag_beats_the_environment_and_the_environment_beats_the_file(config, monkeypatch):
+    config.write_text("temperature = 0.5\nmax_tokens = 10\ncontext = 1024\n")
+    monkeypatch.setenv("LLAVA_MAX_TOKENS", "20")
+    monkeypatch.setenv("LLAVA_CONTEXT", "3072")
+    chosen = settings.resolve({"context": 4096, "seed": None})
+    assert (chosen.sampling.temperature, chosen.sampling.max_tokens, chosen.load.context) == (0.5, 20, 4096)
+
+
+def test_without_any_of_them_the_defaults_hold(config):
+    assert settings.resolve({}) == settings.Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("temprature = 1", "unknown key 'temprature'"),
+        ("temperature = 'warm'", "expected float, not 'warm'"),
+        ("temperature = true", "expected float, not True"),
+        ("context = 2048.5", "expected int, not 2048.5"),
+        ("model = 3", "expected str, not 3"),
+        ("flash_attention = 'perhaps'", "expected bool, not 'perhaps'"),
+        ("= =", "the config file cannot be read"),
+    ],
+)
+def test_a_config_file_that_makes_no_sense_is_a_usage_error(config, text, words):
+    config.write_text(text)
+    with pytest.raises(UsageError, match=words):
+        settings.resolve({})
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"max_tokens": 0},
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"seed": -1},
+        {"seed": 2**32 - 1},
+        {"context": 8},
+        {"threads": -1},
+    ],
+)
+def test_a_value_out_of_range_is_a_usage_error(config, flags):
+    with pytest.raises(UsageError, match="must be"):
+        settings.resolve(flags)
+
+
+def test_switches_can_be_set_by_words(config, monkeypatch):
+    monkeypatch.setenv("LLAVA_REPACK", "yes")
+    config.write_text("flash_attention = false")
+    chosen = settings.resolve({}).load
+    assert (chosen.repack, chosen.flash_attention) == (True, False)
