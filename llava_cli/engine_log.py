@@ -1,0 +1,46 @@
+"""Keeps what llama.cpp says about itself off the user's terminal, and remembers its last complaint."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import deque
+
+_ERROR = 3
+_CONTINUED = 5
+_complaints: deque[str] = deque(maxlen=20)
+_callback: object | None = None
+"""llama.cpp keeps the bare pointer, so the callback must live as long as the process."""
+
+
+def silence() -> None:
+    """Send the logs of llama.cpp and libmtmd here. With LLAVA_DEBUG=1 they go to stderr as well."""
+    global _callback  # noqa: PLW0603 - one logger per process, as in llama.cpp itself
+    if _callback is not None:
+        return
+    import llama_cpp
+    from llama_cpp import mtmd_cpp
+
+    # Our own descriptor: llama-cpp-python points descriptors 1 and 2 at /dev/null while it loads.
+    debug = os.dup(2) if os.environ.get("LLAVA_DEBUG") else None
+    last = 0
+
+    @llama_cpp.llama_log_callback
+    def keep(level: int, text: bytes, _data: ctypes.c_void_p) -> None:
+        nonlocal last
+        last = last if level == _CONTINUED else level
+        if last == _ERROR:
+            _complaints.append(text.decode("utf-8", "replace").strip())
+        if debug is not None:
+            os.write(debug, text)
+
+    nothing = ctypes.c_void_p(0)
+    llama_cpp.llama_log_set(keep, nothing)
+    mtmd_cpp.mtmd_log_set(keep, nothing)
+    mtmd_cpp.mtmd_helper_log_set(keep, nothing)
+    _callback = keep
+
+
+def last_complaint() -> str:
+    """Return the last error line llama.cpp wrote, or an empty string."""
+    return next((line for line in reversed(_complaints) if line), "")

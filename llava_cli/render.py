@@ -1,0 +1,239 @@
+"""The only room that writes to the terminal: answers to stdout, everything about them to stderr."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TextIO
+
+from llava_cli.errors import LlavaError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llava_cli.model import Usage
+
+_STAGES = {
+    "loading": "loading the model",
+    "looking": "looking at the picture",
+    "reading": "reading the question",
+    "writing": "writing",
+}
+
+# Overrides of the reading direction make text look like other text; tag characters are invisible text.
+_HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f\ud800-\udfff]")
+
+
+def sanitise(text: str) -> str:
+    """Drop what a terminal would obey (control codes, direction overrides); keep all that is text.
+
+    Works on single characters, so an escape sequence cut between two tokens is harmless as well.
+    """
+    kept = _HIDDEN.sub("", text)
+    if kept.isprintable():
+        return kept
+    return "".join(c for c in kept if c in "\n\t" or unicodedata.category(c) != "Cc")
+
+
+class Output:
+    """The two streams of one run, opened as the terminal and the options want them."""
+
+    def __init__(self, *, plain: bool = False, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._dumb = os.environ.get("TERM") in ("dumb", "unknown")
+        self.rich = not plain and not self._dumb and _is_terminal(sys.stdout)
+        self.lively = not plain and not self._dumb and not quiet and _is_terminal(sys.stderr)
+        self._stage: Any = None
+
+    # Answers.
+
+    def answer(self, pieces: Iterable[str]) -> None:
+        """Show an answer as it comes: Markdown on a terminal, plain text in a pipe, one newline at the end."""
+        if self.rich:
+            _MarkdownStream(self).show(pieces)
+            return
+        written = False
+        for piece in pieces:
+            self._quieten_stage_line()
+            self.write(sanitise(piece))
+            written = True
+        self.end_stage()
+        if written:
+            self.write("\n")
+
+    def write(self, text: str) -> None:
+        """Write `text` to stdout now; raise `LlavaError` if it cannot be written."""
+        if sys.stdout is None:
+            raise LlavaError("standard output", "it is closed, so the answer has nowhere to go")
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise LlavaError("standard output", (error.strerror or str(error)).lower()) from error
+
+    def _quieten_stage_line(self) -> None:
+        # Both streams on one terminal (`--plain`): the stage line must be gone before text appears.
+        if self._stage is not None and _is_terminal(sys.stdout):
+            self.end_stage()
+
+    # What is said about them.
+
+    def stage(self, name: str, amount: int) -> None:
+        """Say on a terminal what begins now; the line shows the time it takes and goes when it is done."""
+        self.end_stage()
+        if not self.lively or (name == "writing" and self.rich):
+            return
+        text = _STAGES[name] + (f" ({amount} tokens)" if amount else "")
+        self._stage = _StageLine(text)
+
+    def end_stage(self) -> None:
+        """Take the stage line away, if there is one."""
+        if self._stage is not None:
+            self._stage.end()
+            self._stage = None
+
+    def note(self, text: str) -> None:
+        """Say one thing worth knowing on stderr."""
+        if not self.quiet:
+            self.end_stage()
+            _to_stderr(f"note: {sanitise(text)}")
+
+    def stats(self, usage: Usage, seed: int) -> None:
+        """Print the numbers of one reply in one line on stderr."""
+        self.end_stage()
+        _to_stderr(
+            f"{usage.answer_tokens} tokens · {usage.tokens_per_second:.1f} tokens/s"
+            f" · first token {usage.first_token_seconds:.2f} s"
+            f" (picture {usage.look_seconds:.2f} s, prompt {usage.read_seconds:.2f} s)"
+            f" · prompt {usage.reused_cells} reused + {usage.new_cells} new tokens · seed {seed}"
+        )
+
+    def error(self, error: LlavaError) -> None:
+        """Show an error: what and why in one line, the way out in a second."""
+        self.end_stage()
+        _to_stderr(f"llava: {_one_line(error.what)}: {_one_line(error.why)}")
+        if error.hint:
+            _to_stderr(f"hint: {_one_line(error.hint)}")
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _one_line(text: str) -> str:
+    return sanitise(text).replace("\n", " ")
+
+
+def _to_stderr(line: str) -> None:
+    # A closed stderr must not turn a good answer into a failure.
+    with suppress(OSError, ValueError, AttributeError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+
+class _StageLine:
+    """A spinner with the elapsed time on stderr."""
+
+    def __init__(self, text: str) -> None:
+        from rich.live import Live
+        from rich.spinner import Spinner
+        from rich.text import Text
+
+        # Our own descriptor: llama-cpp-python points descriptor 2 at /dev/null while it loads a model.
+        self._stream = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
+        start = time.monotonic()
+
+        class Line(Spinner):
+            def render(self, now: float) -> Any:
+                self.text = Text(f"{text}… {time.monotonic() - start:.0f} s", style="dim")
+                return super().render(now)
+
+        self._live = Live(
+            Line("dots"), console=_console(self._stream), transient=True, refresh_per_second=8,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+        self._live.start()
+
+    def end(self) -> None:
+        self._live.stop()
+        self._stream.close()
+
+
+class _MarkdownStream:
+    """Shows Markdown while it is being written: finished blocks are printed for good, the last one is live.
+
+    A region that keeps redrawing more than a screenful flickers and eats the scrollback.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._console = _console(sys.stdout)
+
+    def show(self, pieces: Iterable[str]) -> None:
+        from rich.live import Live
+
+        live: Live | None = None
+        block = ""
+        printed = False
+        try:
+            for piece in pieces:
+                if live is None:
+                    self._output.end_stage()
+                    live = Live(
+                        console=self._console, transient=True, auto_refresh=False, vertical_overflow="ellipsis",
+                        redirect_stdout=False, redirect_stderr=False,
+                    )  # fmt: skip
+                    live.start()
+                    shown = 0.0
+                block += sanitise(piece)
+                finished, block = split_blocks(block)
+                if finished:
+                    live.update("")
+                    self._print(finished, gap=printed)
+                    printed = True
+                if finished or time.monotonic() - shown > 0.05:
+                    live.update(self._render(block, gap=printed), refresh=True)
+                    shown = time.monotonic()
+        finally:
+            if live is not None:
+                live.update("", refresh=True)
+                live.stop()
+            self._output.end_stage()
+            if block.strip():
+                self._print(block, gap=printed)
+
+    def _render(self, text: str, *, gap: bool) -> Any:
+        from rich.console import Group
+        from rich.markdown import Markdown
+
+        return Group("", Markdown(text)) if gap else Markdown(text)
+
+    def _print(self, text: str, *, gap: bool) -> None:
+        self._console.print(self._render(text, gap=gap))
+
+
+def split_blocks(text: str) -> tuple[str, str]:
+    """Split Markdown at its last blank line outside a code fence: what is finished, and what may still grow."""
+    cut, position, fence = 0, 0, ""
+    for line in text.splitlines(keepends=True):
+        stripped = line.strip()
+        position += len(line)
+        if fence:
+            fence = "" if stripped.startswith(fence) else fence
+        elif stripped.startswith(("```", "~~~")):
+            fence = stripped[:3]
+        elif not stripped and line.endswith("\n"):
+            cut = position
+    return text[:cut], text[cut:]
