@@ -1,0 +1,121 @@
+"""Turn any of Pillow's pixel modes into sRGB over white."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def correct_transparent_key(image: Image.Image) -> None:
+    """Scale the transparent colour of an opened PNG like its pixels; Pillow keeps it as the file says it."""
+    key = image.info.get("transparency")
+    stored = image.tile[0][3] if getattr(image, "tile", None) else None  # type: ignore[attr-defined]
+    if stored in ("L;2", "L;4") and isinstance(key, int):
+        image.info["transparency"] = key * (85 if stored == "L;2" else 17)
+    elif stored == "RGB;16B" and isinstance(key, tuple):
+        image.info["transparency"] = tuple(level >> 8 for level in key)
+
+
+def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """Give an RGB image that shows what a loaded image of any mode shows on white paper, and notes about it."""
+    from PIL import Image
+
+    colours, alpha = _colours_and_alpha(_eight_bits(image))
+    picture = _through_profile(colours, image.info.get("icc_profile"))
+    if alpha is None:
+        return picture, ()
+    notes: tuple[str, ...] = ()
+    if alpha.getextrema() == (0, 0):
+        # Many programs leave the fourth byte of a BMP's pixels at zero and mean nothing by it.
+        if image.format == "BMP":
+            return picture, ()
+        notes = ("wholly transparent: seen as plain white",)
+    paper = Image.new("RGB", picture.size, "white")
+    paper.paste(picture, mask=alpha)
+    return paper, notes
+
+
+def _colours_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Separate an 8-bit image into an L, RGB or CMYK image and its alpha."""
+    if image.mode == "La":
+        image = image.convert("LA")  # the only way out of this mode
+    if image.has_transparency_data:
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        is_grey = image.mode in ("1", "L", "LA")
+        return rgba.getchannel("R") if is_grey else rgba.convert("RGB"), rgba.getchannel("A")
+    if image.mode in ("L", "RGB", "CMYK"):
+        return image, None
+    return image.convert("L" if image.mode == "1" else "RGB"), None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale the modes of more than 8 bits to L or LA; Pillow's own conversion would clip them to white."""
+    is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if not is_16_bit and image.mode not in ("I", "F"):
+        return image
+    import numpy as np
+    from PIL import Image
+
+    levels = np.asarray(image)
+    grey = (levels.astype(np.uint32) + 128) // 257 if is_16_bit else _spread(levels)
+    picture = Image.fromarray(grey.astype(np.uint8))
+    if isinstance(key := image.info.get("transparency"), int):
+        alpha = Image.fromarray(np.where(levels == key, 0, 255).astype(np.uint8))
+        return Image.merge("LA", (picture, alpha))
+    return picture
+
+
+def _spread(levels: Any) -> Any:
+    """Scale numbers without a stated range to 0..255: by 1, 255 or 65535 if they fit, else by their own range."""
+    import numpy as np
+
+    is_known = np.isfinite(levels)
+    if not is_known.all():
+        levels = np.where(is_known, levels, levels[is_known].min() if is_known.any() else 0)
+    low, high = float(levels.min()), float(levels.max())
+    tops = (1, 255, 65535) if levels.dtype.kind == "f" else (255, 65535)
+    if low >= 0 and high <= tops[-1]:
+        low, high = 0.0, float(next(top for top in tops if high <= top))
+    return np.rint((levels.astype(np.float32) - low) * (255 / ((high - low) or 1)))
+
+
+def _through_profile(colours: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert an L, RGB or CMYK image to sRGB, through its colour profile if that is sound and fits."""
+    if profile:
+        # A broken profile raises nearly anything, and is no reason to refuse the picture.
+        with contextlib.suppress(Exception):
+            return _converted(colours, profile)
+    return colours if colours.mode == "RGB" else colours.convert("RGB")
+
+
+def _converted(colours: Image.Image, profile: bytes) -> Image.Image:
+    from PIL import ImageCms
+
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    mode = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
+    if (colours.mode, mode) == ("L", "RGB"):
+        colours = colours.convert("RGB")
+    if colours.mode != mode:
+        raise ValueError("a profile for other pixels")
+    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    if _is_srgb(transform, mode):
+        return colours.convert("RGB")
+    return transform.apply(colours)
+
+
+def _is_srgb(transform: Any, mode: str) -> bool:
+    """Say whether a transform leaves a sample of colours as they are; then the picture's bytes stay untouched."""
+    from PIL import Image, ImageChops
+
+    if mode == "CMYK":
+        return False
+    steps = range(0, 256, 15 if mode == "RGB" else 1)
+    levels = bytes(itertools.chain.from_iterable(itertools.product(steps, repeat=len(mode))))
+    sample = Image.frombytes(mode, (len(levels) // len(mode), 1), levels)
+    moved = ImageChops.difference(transform.apply(sample), sample.convert("RGB"))
+    return max(moved.tobytes()) <= 2

@@ -1,0 +1,241 @@
+"""Turn the bytes of a picture file into upright sRGB pixels, or say why that cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from llava_cli import colours, mending, sniffing
+from llava_cli.errors import UnreadablePicture
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SMALLER = "make a smaller copy first: magick FILE -resize 2048x2048 smaller.jpg"
+AGAIN = "copy or download it again"
+_PARTIAL = f"{AGAIN}, or use the part that is there with --allow-truncated"
+
+# Pillow's limits, and the stderr that libtiff writes to, belong to the whole process.
+_one_at_a_time = threading.Lock()
+# Without a handler, Python itself would print what Pillow logs about odd files.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+def decode(
+    what: str, data: bytes, *, frame: int, allow_truncated: bool, max_pixels: int
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """Decode a picture file to an upright RGB image, with notes worth saying once; errors call it `what`."""
+    kind = sniffing.picture_format(data)
+    if kind is None:
+        why, hint = sniffing.refusal(data)
+        raise UnreadablePicture(what, why, hint=hint)
+    _require_decoder(what, kind)
+    failure: Exception | None = None
+    for attempt, lenient in _attempts(kind, data, max_pixels, allow_truncated):
+        try:
+            image, notes = _decode(what, kind, attempt, frame, max_pixels, lenient)
+        except UnreadablePicture:
+            raise
+        except Exception as error:  # noqa: BLE001 - decoders raise whatever a broken file makes of them
+            failure = failure or error
+        else:
+            return image, (*notes, "truncated: only a part of it could be read") if lenient else notes
+    raise _explained(what, kind, data, failure, allow_truncated) from failure
+
+
+def upright(what: str, image: Image.Image, *, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
+    """Turn an image that Pillow holds already into an upright RGB one, with notes; errors call it `what`."""
+    kind = image.format or "image"
+    try:
+        with _pillow(kind, max_pixels, lenient=False):
+            _require_size(what, image.size, max_pixels)
+            return _upright(image)
+    except UnreadablePicture:
+        raise
+    except Exception as error:
+        raise _explained(what, kind, b"", error, False) from error
+
+
+def _require_decoder(what: str, kind: str) -> None:
+    from PIL import features
+
+    if kind == "HEIF":
+        try:
+            import pillow_heif
+        except ImportError:
+            hint = "pip install 'llava-cli[heic]'"
+            raise UnreadablePicture(what, "HEIC pictures need an extra package", hint=hint) from None
+        pillow_heif.register_heif_opener()
+    elif kind in ("AVIF", "WEBP") and not features.check(kind.lower()):
+        hint = "pip install --upgrade pillow"
+        raise UnreadablePicture(what, f"the installed Pillow cannot read {kind}", hint=hint)
+
+
+def _attempts(kind: str, data: bytes, max_pixels: int, allow_truncated: bool) -> Iterator[tuple[bytes, bool]]:
+    """Offer the file, then the file without faults that do not touch the pixels, then what is left of it."""
+    yield data, False
+    if kind == "PNG" and not mending.ends_early(kind, data):
+        yield from ((variant, False) for variant in mending.png_variants(data))
+    if kind == "AVIF":
+        # Pillow refuses the whole picture when it cannot read its EXIF.
+        yield data.replace(b"Exif", b"skip"), False
+    if kind == "JPEG":
+        endings = mending.jpeg_endings(data)
+        with contextlib.suppress(Exception):
+            pixels = _jpeg_pixels(endings[0], max_pixels)
+            if all(_jpeg_pixels(ending, max_pixels) == pixels for ending in endings[1:]):
+                yield endings[0], False
+    if allow_truncated:
+        yield data, True
+
+
+def _jpeg_pixels(data: bytes, max_pixels: int) -> bytes:
+    from PIL import Image
+
+    with _pillow("JPEG", None, lenient=False), Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        _reduce(image, max_pixels)
+        return image.tobytes()
+
+
+def _decode(
+    what: str, kind: str, data: bytes, frame: int, max_pixels: int, lenient: bool
+) -> tuple[Image.Image, tuple[str, ...]]:
+    from PIL import Image
+
+    # A large JPEG can be read smaller, so it has to get past Pillow's own limit first.
+    limit = None if kind == "JPEG" else max_pixels
+    with _pillow(kind, limit, lenient):
+        try:
+            with Image.open(io.BytesIO(data), formats=[kind]) as image:
+                notes = _choose_frame(what, kind, image, frame)
+                if image.info.get("progressive") and not lenient and mending.jpeg_lacks_scans(data):
+                    raise EOFError("truncated before its last scan")
+                notes += _reduce(image, max_pixels)
+                _require_size(what, image.size, max_pixels)
+                colours.correct_transparent_key(image)
+                picture, more = _upright(image)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            pixels = re.search(r"\d+", str(error))
+            raise _too_large(what, int(pixels[0]) if pixels else 0, max_pixels) from error
+    return picture, notes + more
+
+
+@contextlib.contextmanager
+def _pillow(kind: str, limit: int | None, lenient: bool) -> Iterator[None]:
+    """Set Pillow's process-wide switches for one picture, and keep it quiet."""
+    from PIL import Image, ImageFile
+
+    with _one_at_a_time, warnings.catch_warnings(), contextlib.ExitStack() as restored:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        restored.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+        restored.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
+        Image.MAX_IMAGE_PIXELS = limit
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+        if kind == "TIFF":
+            restored.enter_context(_stderr_to_nowhere())
+        yield
+
+
+@contextlib.contextmanager
+def _stderr_to_nowhere() -> Iterator[None]:
+    """Drop what libtiff writes to stderr about broken files; Pillow has no switch for it."""
+    try:
+        stderr = os.dup(2)
+    except OSError:
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def _choose_frame(what: str, kind: str, image: Image.Image, frame: int) -> tuple[str, ...]:
+    try:
+        count = getattr(image, "n_frames", 1)
+    except Exception:  # noqa: BLE001 - the frames after the first may be broken; they are not needed
+        count = max(2, frame + 1)
+        image.seek(0)
+    if not 0 <= frame < count:
+        hint = f"--frame 0 to --frame {count - 1}" if count > 1 else "leave --frame out"
+        raise UnreadablePicture(what, f"has no frame {frame}", hint=hint)
+    if frame:
+        image.seek(frame)
+    # A JPEG's further pictures are previews and depth maps: a camera's photo is one picture.
+    if count == 1 or kind == "JPEG":
+        return ()
+    which = f"number {frame} (from 0)" if frame else "the first"
+    if kind in ("GIF", "PNG", "WEBP", "AVIF"):
+        return (f"animated: only {which} of {count} frames is used",)
+    return (f"only {which} of {count} pages is used",)
+
+
+def _reduce(image: Image.Image, max_pixels: int) -> tuple[str, ...]:
+    """Let the JPEG decoder halve a picture that is over the ceiling, up to three times."""
+    width, height = image.size
+    if image.format not in ("JPEG", "MPO") or width * height <= max_pixels:
+        return ()
+    # A progressive JPEG is held in memory at full size, whatever size comes out.
+    for step in (2,) if image.info.get("progressive") else (2, 4, 8):
+        if -(-width // step) * -(-height // step) <= max_pixels:
+            image.draft(None, (width // step, height // step))
+            return (f"very large: {width} by {height} pixels, read at 1/{step} of that size",)
+    return ()
+
+
+def _require_size(what: str, size: tuple[int, int], max_pixels: int) -> None:
+    if 0 in size:
+        raise UnreadablePicture(what, "has no pixels", hint="give another picture")
+    if size[0] * size[1] > max_pixels:
+        raise _too_large(what, size[0] * size[1], max_pixels)
+
+
+def _too_large(what: str, pixels: int, most: int) -> UnreadablePicture:
+    return UnreadablePicture(what, f"too large: {pixels:,} pixels (at most {most:,})", hint=SMALLER)
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    from PIL import ExifTags
+    from PIL.Image import Transpose
+
+    image.load()
+    orientation = 1
+    # Broken EXIF raises nearly anything; exif_transpose() would also write it anew, and fail over that.
+    with contextlib.suppress(Exception):
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    picture, notes = colours.to_srgb(image)
+    turn = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }.get(orientation)
+    return picture if turn is None else picture.transpose(turn), notes
+
+
+def _explained(
+    what: str, kind: str, data: bytes, failure: Exception | None, allow_truncated: bool
+) -> UnreadablePicture:
+    text = str(failure).lower()
+    if isinstance(failure, MemoryError):
+        return UnreadablePicture(what, "not enough memory to decode it", hint=SMALLER)
+    if "truncated" in text or "not enough image data" in text or mending.ends_early(kind, data):
+        is_all_or_nothing = kind in ("WEBP", "AVIF", "HEIF")
+        hint = AGAIN if is_all_or_nothing or allow_truncated else _PARTIAL
+        return UnreadablePicture(what, "truncated", hint=hint)
+    return UnreadablePicture(what, f"damaged, or a rare kind of {kind}", hint=AGAIN)

@@ -1,0 +1,382 @@
+"""Facts about decoding: photos stand upright, broken files are refused, and nothing is read that is too large."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from llava_cli.errors import UnreadablePicture
+from llava_cli.pictures import Picture, PictureLimits, open_picture
+from tests import drawings
+from tests.drawings import chunk, encoded, noise, png, tiff, tiff_size
+
+
+def refusal(source: bytes | Image.Image, **options: Any) -> tuple[str, str]:
+    """Tell why a picture is refused, and what mends it."""
+    with pytest.raises(UnreadablePicture) as error:
+        open_picture(source, **options)
+    return error.value.why, error.value.hint
+
+
+def outcome(source: bytes) -> Picture | tuple[str, str]:
+    """Give the picture, or why it is refused and what mends it."""
+    try:
+        return open_picture(source)
+    except UnreadablePicture as error:
+        return error.why, error.hint
+
+
+def difference(expected: Image.Image, source: bytes) -> int:
+    """Measure how far a picture is from an image, in levels of its worst pixel."""
+    picture = open_picture(source)
+    assert (picture.width, picture.height) == expected.size
+    return int(np.abs(np.asarray(picture.image(), int) - np.asarray(expected, int)).max())
+
+
+LOSSLESS: list[tuple[str, dict[str, Any]]] = [
+    ("PNG", {}),
+    ("WEBP", {"lossless": True}),
+    ("TIFF", {}),
+    ("TIFF", {"compression": "tiff_lzw"}),
+]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("kind", "options"), LOSSLESS)
+def test_a_sideways_photo_is_turned_upright(kind: str, options: dict[str, Any], orientation: int) -> None:
+    stored = drawings.as_stored(drawings.patches(), orientation)
+    assert difference(drawings.patches(), encoded(stored, kind, exif=drawings.exif(orientation), **options)) == 0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "AVIF"])
+def test_a_sideways_lossy_photo_is_turned_upright(kind: str, orientation: int) -> None:
+    stored = drawings.as_stored(drawings.patches(), orientation)
+    photo = encoded(stored, kind, exif=drawings.exif(orientation), quality=95, subsampling="4:4:4")
+    assert difference(drawings.patches(), photo) < 16
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        drawings.exif(0),
+        drawings.exif(9),
+        drawings.exif(65535),
+        b"Exif\0\0nonsense",
+        b"Exif\0\0MM\0*\xff\xff\xff\xff",
+        drawings.exif(6)[:20],
+        drawings.exif(1)[:-10] + b"\xff" * 40,
+    ],
+)
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {"subsampling": "4:4:4"}), *LOSSLESS[:2]])
+def test_broken_exif_leaves_the_picture_as_it_is(kind: str, options: dict[str, Any], exif: bytes) -> None:
+    assert difference(drawings.patches(), encoded(drawings.patches(), kind, exif=exif, **options)) < 16
+
+
+def test_broken_exif_does_not_cost_an_avif() -> None:
+    sound = encoded(drawings.patches(), "AVIF", exif=b"Exif\0\0MM\0*" + b"\0\0\0\x08" + b"\0" * 6, subsampling="4:4:4")
+    assert difference(drawings.patches(), sound.replace(b"MM\0*", b"nope")) < 16
+
+
+@pytest.mark.parametrize(
+    ("note", "file"),
+    [
+        ("animated: only the first of 3 frames is used", drawings.gif([noise(), noise(seed=1), noise(seed=2)])),
+        *(
+            (
+                f"{'only' if kind == 'TIFF' else 'animated: only'} the first of 2 {unit} is used",
+                encoded(noise(), kind, save_all=True, append_images=[noise(seed=1)]),
+            )
+            for kind, unit in (("PNG", "frames"), ("WEBP", "frames"), ("AVIF", "frames"), ("TIFF", "pages"))
+        ),
+    ],
+    ids=["GIF", "PNG", "WEBP", "AVIF", "TIFF"],
+)
+def test_of_several_frames_the_first_is_used_and_that_is_said(note: str, file: bytes) -> None:
+    assert open_picture(file).notes == (note,)
+
+
+def test_the_further_pictures_of_a_phone_photo_are_not_worth_a_note() -> None:
+    assert open_picture(encoded(noise(), "MPO", save_all=True, append_images=[noise(seed=1)])).notes == ()
+
+
+def test_a_frame_can_be_chosen() -> None:
+    film = encoded(noise(), "PNG", save_all=True, append_images=[noise(seed=1)])
+    picture = open_picture(film, frame=1)
+    assert picture.rgb == noise(seed=1).tobytes()
+    assert picture.notes == ("animated: only number 1 (from 0) of 2 frames is used",)
+
+
+@pytest.mark.parametrize(
+    ("hint", "frame", "file"),
+    [
+        ("--frame 0 to --frame 1", 2, drawings.gif([noise(), noise(seed=1)])),
+        ("--frame 0 to --frame 1", -1, drawings.gif([noise(), noise(seed=1)])),
+        ("leave --frame out", 1, encoded(noise(), "JPEG")),
+    ],
+)
+def test_a_frame_that_is_not_there_is_refused(hint: str, frame: int, file: bytes) -> None:
+    assert refusal(file, frame=frame) == (f"has no frame {frame}", hint)
+
+
+def test_a_broken_later_frame_does_not_matter() -> None:
+    film = drawings.gif([noise(), noise(seed=1)])
+    second = film.rindex(b"!\xf9\x04")
+    assert open_picture(film[: second + 12]).rgb == open_picture(film).rgb
+
+
+AGAIN = "copy or download it again"
+PARTIAL = f"{AGAIN}, or use the part that is there with --allow-truncated"
+CUTTABLE: list[tuple[str, dict[str, Any]]] = [
+    ("JPEG", {}),
+    ("JPEG", {"progressive": True}),
+    ("JPEG", {"restart_marker_rows": 1}),
+    ("PNG", {}),
+    ("GIF", {}),
+    ("WEBP", {}),
+    ("WEBP", {"lossless": True}),
+    ("BMP", {}),
+    ("TIFF", {}),
+    ("TIFF", {"compression": "tiff_lzw"}),
+    ("TIFF", {"compression": "jpeg"}),
+    ("AVIF", {}),
+    ("PPM", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), CUTTABLE)
+def test_a_cut_picture_is_refused_as_truncated_or_misses_no_pixel(kind: str, options: dict[str, Any]) -> None:
+    file = encoded(noise(), kind, **options)
+    whole = open_picture(file)
+    refused = ("truncated", AGAIN if kind in ("WEBP", "AVIF") else PARTIAL)
+    cuts = {*range(40, len(file), 97), *range(len(file) - 30, len(file))}
+    assert [cut for cut in cuts if outcome(file[:cut]) not in (whole, refused)] == []
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_jpeg_may_lack_its_end_mark(options: dict[str, Any]) -> None:
+    file = encoded(noise(), "JPEG", **options)
+    whole = open_picture(file)
+    assert open_picture(file[:-2]) == open_picture(file[:-1]) == whole
+    assert whole.notes == ()
+
+
+def test_a_progressive_jpeg_that_lacks_scans_is_truncated() -> None:
+    file = encoded(noise(), "JPEG", progressive=True)
+    last_scan = file.rindex(b"\xff\xda")
+    assert refusal(file[:last_scan]) == ("truncated", PARTIAL)
+    assert refusal(file[:last_scan] + b"\xff\xd9") == ("truncated", PARTIAL)
+
+
+def test_a_png_may_lack_its_end() -> None:
+    file = encoded(noise(), "PNG")
+    assert open_picture(file[:-12]).rgb == noise().tobytes()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "PPM"])
+def test_bytes_after_the_end_do_not_matter(kind: str) -> None:
+    file = encoded(noise(), kind)
+    assert open_picture(file + b"\0" * 7 + b"<html>") == open_picture(file)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM"])
+def test_a_truncated_picture_is_used_on_demand_and_that_is_said(kind: str) -> None:
+    file = encoded(noise(), kind, interlace=0)
+    half = open_picture(file[: len(file) // 2], allow_truncated=True)
+    assert half.notes == ("truncated: only a part of it could be read",)
+    top = -80 * 3 * 10 if kind == "BMP" else 80 * 3 * 10
+    rows = slice(top, None) if kind == "BMP" else slice(0, top)
+    assert half.rgb[rows] == open_picture(file).rgb[rows]
+
+
+def test_a_whole_picture_is_not_called_truncated() -> None:
+    assert open_picture(encoded(noise(), "JPEG"), allow_truncated=True).notes == ()
+
+
+def test_what_cannot_be_used_even_on_demand_has_another_hint() -> None:
+    assert refusal(encoded(noise(), "JPEG")[:100], allow_truncated=True) == ("truncated", AGAIN)
+
+
+def test_the_switches_of_pillow_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12345)
+    open_picture(encoded(noise(), "PNG"))
+    refusal(encoded(noise(), "PNG")[:-100])
+    open_picture(encoded(noise(), "PNG")[:-100], allow_truncated=True)
+    assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES) == (12345, False)
+
+
+BOMB = zlib.compress(b"\0" * 3_000_000)
+
+
+@pytest.mark.parametrize(
+    "remark",
+    [
+        chunk(b"zTXt", b"Prompt\0\0" + BOMB),
+        chunk(b"iTXt", b"Prompt\0\1\0\0\0" + BOMB),
+        chunk(b"iCCP", b"profile\0\0" + BOMB),
+        chunk(b"tEXt", b"Title\0cat", crc=0),
+        chunk(b"pHYs", b""),
+        chunk(b"acTL", b"\0" * 3),
+    ],
+    ids=["zTXt", "iTXt", "iCCP", "wrong checksum", "empty pHYs", "short acTL"],
+)
+def test_a_bomb_or_a_fault_beside_the_pixels_of_a_png_is_left_out(remark: bytes) -> None:
+    assert open_picture(png(2, 1, 8, 2, b"abcdef", remark)).rgb == b"abcdef"
+
+
+@pytest.mark.parametrize(
+    ("why", "file"),
+    [
+        ("damaged, or a rare kind of PNG", png(1, 1, 8, 2, b"abc").replace(b"IHDR", b"IHDX")),
+        ("damaged, or a rare kind of PNG", png(1, 1, 7, 2, b"abc")),
+        ("damaged, or a rare kind of PNG", png(0, 1, 8, 2, b"")),
+        ("damaged, or a rare kind of PNG", encoded(noise(), "PNG").replace(b"IDAT", b"IDXT")),
+        (
+            "damaged, or a rare kind of JPEG",
+            encoded(noise(), "JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
+        ),
+        ("damaged, or a rare kind of GIF", b"GIF89a\x01\0\x01\0\0\0\0;"),
+        ("damaged, or a rare kind of BMP", drawings.bmp_with_alpha([(0, 0, 0, 0)]).replace(b"\x20\0\3", b"\x21\0\3")),
+        ("damaged, or a rare kind of WEBP", b"RIFF\x0e\0\0\0WEBPVP8 \0\0\0\0xx"),
+        ("damaged, or a rare kind of TIFF", tiff(tiff_size(1, 1, [7], 1), b"a")),
+        ("damaged, or a rare kind of TIFF", tiff(tiff_size(1, 1, [8], 99), b"a")),
+        ("damaged, or a rare kind of PPM", b"P5 1 1 99999 a"),
+        ("damaged, or a rare kind of AVIF", drawings.heif_box(b"avif") + struct.pack(">I4s", 8, b"mdat")),
+        ("truncated", b"II*\0\xff\xff\xff\xff"),
+        ("truncated", b"P3 2 1 255 1 2 3"),
+    ],
+)
+def test_a_damaged_picture_is_refused(why: str, file: bytes) -> None:
+    assert refusal(file)[0] == why
+
+
+def test_a_tiff_whose_pages_run_in_a_circle_ends() -> None:
+    page = tiff(tiff_size(1, 1, [8], 1), b"a")
+    start = struct.unpack_from("<I", page, 4)[0]
+    count = struct.unpack_from("<H", page, start)[0]
+    link = start + 2 + 12 * count
+    circle = page[:link] + struct.pack("<I", start) + page[link + 4 :]
+    assert open_picture(circle).rgb == b"aaa"
+
+
+HINT = "make a smaller copy first: magick FILE -resize 2048x2048 smaller.jpg"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "file"),
+    [
+        ("2,500,000,000", drawings.huge_png(50_000, 50_000)),
+        ("88,360,000", drawings.huge_png(9_400, 9_400)),
+        ("40,000,001", drawings.huge_png(40_000_001, 1)),
+        ("4,294,836,225", b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2\0;"),
+        ("1,600,000,000", b"P6 40000 40000 255\n"),
+        ("1,600,000,000", tiff(tiff_size(40_000, 40_000, [8], 1), b"a")),
+        ("268,435,456", b"RIFF\x22\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\x3f\0\xff\x3f\0VP8 \0\0\0\0"),
+    ],
+    ids=["square", "88 MP", "one too many", "GIF", "PPM", "TIFF", "WEBP"],
+)
+def test_too_many_pixels_are_refused_by_the_header(pixels: str, file: bytes) -> None:
+    assert refusal(file) == (f"too large: {pixels} pixels (at most 40,000,000)", HINT)
+
+
+def test_as_many_pixels_as_allowed_are_not_too_many() -> None:
+    limits = PictureLimits(max_pixels=80 * 60)
+    assert open_picture(encoded(noise(), "PNG"), limits=limits).width == 80
+    assert refusal(encoded(noise(81), "PNG"), limits=limits)[0] == "too large: 4,860 pixels (at most 4,800)"
+    assert refusal(noise(81), limits=limits)[0] == "too large: 4,860 pixels (at most 4,800)"
+
+
+@pytest.mark.parametrize(("step", "most"), [(2, 1200), (4, 1199), (8, 80)])
+def test_a_large_jpeg_is_read_smaller(step: int, most: int) -> None:
+    photo = encoded(drawings.patches(20).resize((80, 60), 0), "JPEG", quality=95)
+    picture = open_picture(photo, limits=PictureLimits(max_pixels=most))
+    assert (picture.width, picture.height) == (80 // step, -(-60 // step))
+    assert picture.notes == (f"very large: 80 by 60 pixels, read at 1/{step} of that size",)
+    assert picture.rgb[0] > 200
+
+
+@pytest.mark.parametrize(("options", "most"), [({}, 70), ({"progressive": True}, 1199)])
+def test_a_jpeg_that_stays_too_large_is_refused(options: dict[str, Any], most: int) -> None:
+    why = f"too large: 4,800 pixels (at most {most:,})"
+    assert refusal(encoded(noise(), "JPEG", **options), limits=PictureLimits(max_pixels=most)) == (why, HINT)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (65_500, 1), (1, 65_500)])
+def test_any_shape_is_opened(size: tuple[int, int]) -> None:
+    picture = open_picture(encoded(Image.new("RGB", size, "red"), "PNG"))
+    assert ((picture.width, picture.height), picture.rgb) == (size, b"\xff\0\0" * max(size))
+
+
+def test_an_image_without_pixels_is_refused() -> None:
+    assert refusal(Image.new("RGB", (0, 5))) == ("has no pixels", "give another picture")
+
+
+def test_an_image_of_the_caller_is_left_as_it_was() -> None:
+    image = Image.open(io.BytesIO(encoded(drawings.patches(), "JPEG", exif=drawings.exif(6), quality=95)))
+    assert (open_picture(image).width, image.size, image.getexif()[0x112]) == (32, (48, 32), 6)
+
+
+def test_heic_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    expected = ("HEIC pictures need an extra package", "pip install 'llava-cli[heic]'")
+    assert refusal(drawings.heif_box(b"heic", b"mif1")) == expected
+    assert refusal(drawings.heif_box(b"mif1", b"heic")) == expected
+
+
+def test_a_pillow_without_avif_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.features.check", lambda name: name != "avif")
+    assert refusal(encoded(noise(), "AVIF")) == (
+        "the installed Pillow cannot read AVIF",
+        "pip install --upgrade pillow",
+    )
+
+
+def test_odd_files_make_no_noise(capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        whole = encoded(noise(), "TIFF", compression="jpeg")
+        for file in (
+            *(whole[:cut] for cut in range(len(whole) - 100, len(whole), 9)),
+            encoded(noise(), "JPEG", exif=drawings.exif(6)[:20]),
+            drawings.huge_png(9_400, 9_400),
+            encoded(noise(), "MPO", save_all=True, append_images=[noise()]).replace(b"MPF\0II", b"MPF\0XX"),
+        ):
+            with contextlib.suppress(UnreadablePicture):
+                open_picture(file)
+    assert capfd.readouterr() == ("", "")
+    os.write(2, b"stderr is back")
+    assert capfd.readouterr().err == "stderr is back"
+
+
+def test_the_log_of_pillow_stays_empty(tmp_path: Path) -> None:
+    """In a process of its own: pytest listens to every log."""
+    path = tmp_path / "many_samples.tiff"
+    path.write_bytes(tiff(tiff_size(1, 1, [8] * 60, 1), b"a"))
+    code = "import sys, llava_cli.pictures as p\ntry: p.open_picture(sys.argv[1])\nexcept Exception as e: print(e.why)"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("damaged, or a rare kind of TIFF\n", "")
+
+
+def test_pictures_are_decoded_rightly_from_several_threads() -> None:
+    file = encoded(noise(), "PNG")
+
+    def opened(number: int) -> bool:
+        if number % 2:
+            return refusal(file[:-3000]) == ("truncated", PARTIAL)
+        return open_picture(file[:-3000], allow_truncated=True).notes != ()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(opened, range(40)))
