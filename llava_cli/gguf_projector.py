@@ -1,0 +1,234 @@
+"""Knows what a LLaVA projector file holds: a CLIP tower, then two linear layers; refuses what differs.
+
+Keys, types and shapes are those that llama.cpp's `clip.cpp` and `models/llava.cpp` rely on. A wrong type there
+ends the process, and so do most wrong shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from typing import Any, NoReturn
+
+from llava_cli.errors import ModelUnusable
+from llava_cli.gguf_format import TENSOR_TYPES, GgufArray, GgufHeader
+
+_ANOTHER_FILE = "take the projector (mmproj) from another source, or convert it again with a newer llama.cpp"
+
+FLOAT_TYPES = ("F32", "F16", "BF16")
+MATRIX_TYPES = frozenset(name for name, _, _ in TENSOR_TYPES.values()) - {
+    "I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K",
+}  # fmt: skip
+"""What llama.cpp can multiply with on a CPU."""
+
+_REQUIRED = {
+    "clip.has_vision_encoder": "bool",
+    "clip.vision.embedding_length": "u32",
+    "clip.vision.feed_forward_length": "u32",
+    "clip.vision.block_count": "u32",
+    "clip.vision.projection_dim": "u32",
+    "clip.vision.attention.head_count": "u32",
+    "clip.vision.attention.layer_norm_epsilon": "f32",
+    "clip.vision.image_size": "u32",
+    "clip.vision.patch_size": "u32",
+    "clip.vision.image_mean": "f32[]",
+    "clip.vision.image_std": "f32[]",
+}
+_OPTIONAL = {
+    "general.name": "str",
+    "general.description": "str",
+    "clip.projector_type": "str",
+    "clip.vision.projector_type": "str",
+    "clip.vision.mm_patch_merge_type": "str",
+    "clip.has_audio_encoder": "bool",
+    "clip.has_gen_audio_encoder": "bool",
+    "clip.use_gelu": "bool",
+    "clip.use_silu": "bool",
+    "clip.vision.attention.head_count_kv": "u32",
+    "clip.vision.attention.head_dim": "u32",
+    "clip.minicpmv_query_num": "u32",
+    "clip.minicpmv_version": "i32",
+    "clip.vision.image_grid_pinpoints": "i32[]",
+    "clip.vision.feature_layer": "i32[]",
+}
+
+
+def check_projector(header: GgufHeader) -> None:
+    """Raise `ModelUnusable` unless llama.cpp can safely run the file as the tower and projector of a LLaVA.
+
+    A missing `clip.projector_type` passes if the tensors are those of a LLaVA projector: it can be added.
+    """
+    _check_type(header)
+    for key, kind in (_REQUIRED | _OPTIONAL).items():
+        if key in _REQUIRED and key not in header.types:
+            _refuse(header, f"the key {key} is missing")
+        if header.types.get(key, kind) != kind:
+            _refuse(header, f"the key {key} is of type {header.types[key]}, not {kind}")
+        if kind == "u32" and int(header.metadata.get(key, 0)) > (1 << 31) - 1:  # type: ignore[arg-type]
+            _refuse(header, f"{key} is {header.metadata[key]:,}, which is too much for llama.cpp")
+    _check_numbers(header)
+    for name, shape, types in _expected_tensors(header):
+        tensor = header.tensors.get(name)
+        if tensor is None:
+            _refuse(header, f"the tensor {name} is missing")
+        if _without_trailing_ones(tensor.shape) != shape:
+            _refuse(header, f"the tensor {name} has the shape {tensor.shape}, not {shape}")
+        if tensor.type not in types:
+            _refuse(header, f"the tensor {name} is {tensor.type}; llama.cpp cannot use that there")
+
+
+def embedding_width(header: GgufHeader) -> int:
+    """Return how wide the picture embeddings of a checked projector are."""
+    return header.tensors["mm.2.weight"].shape[1]
+
+
+def projector_type(header: GgufHeader) -> str | None:
+    """Return what kind of projector the file says it is; None if it says nothing, as the oldest files do."""
+    # llama.cpp looks at the second key if the first is missing or empty.
+    for key in ("clip.projector_type", "clip.vision.projector_type"):
+        if value := header.metadata.get(key):
+            return str(value)
+    return None
+
+
+def reference_layer(header: GgufHeader) -> int | None:
+    """Return the layer whose states LLaVA reads, if its projector has a tower that can be named."""
+    get = header.metadata.get
+    clip_vit_l_14 = (
+        get("clip.vision.embedding_length") == 1024
+        and get("clip.vision.attention.head_count") == 16
+        and get("clip.vision.patch_size") == 14
+        and get("clip.vision.block_count") in (23, 24)
+        and not (get("clip.use_gelu") or get("clip.use_silu"))
+        and "v.class_embd" in header.tensors
+    )
+    # It has 24 layers and LLaVA reads the last but one, however many of them the file counts or stores.
+    return 23 if clip_vit_l_14 else None
+
+
+def _refuse(header: GgufHeader, why: str) -> NoReturn:
+    raise ModelUnusable(header.name, why, hint=_ANOTHER_FILE)
+
+
+def _without_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _check_type(header: GgufHeader) -> None:
+    kind = projector_type(header)
+    layers = {name.split(".")[1] for name in header.tensors if name.startswith("mm.")}
+    if kind not in ("mlp", None):
+        _refuse(header, f"{kind}: not a LLaVA projector")
+    if kind is None and layers != {"0", "2"}:
+        _refuse(header, "it does not say what kind of projector it is, and it is not that of a LLaVA")
+    # llama.cpp takes the third layer as the sign of another model and then misses its other tensors.
+    if layers & {"1", "3", "4"}:
+        _refuse(header, "a projector with norms (Yi-VL): not a LLaVA projector")
+    if header.metadata.get("clip.has_audio_encoder") or header.metadata.get("clip.has_gen_audio_encoder"):
+        _refuse(header, "it is for sound, too: not a LLaVA projector")
+
+
+def _check_numbers(header: GgufHeader) -> None:
+    get: Any = header.metadata.get
+    if not get("clip.has_vision_encoder"):
+        _refuse(header, "it has no vision tower (clip.has_vision_encoder is false)")
+    if get("clip.use_gelu") and get("clip.use_silu"):
+        _refuse(header, "clip.use_gelu and clip.use_silu are both true")
+    width, heads = get("clip.vision.embedding_length"), get("clip.vision.attention.head_count")
+    if not 0 < heads <= width <= 1 << 16 or width % heads:
+        _refuse(header, f"a tower {width:,} wide cannot have {heads:,} heads")
+    if get("clip.vision.attention.head_dim", width // heads) != width // heads:
+        _refuse(header, "clip.vision.attention.head_dim contradicts its width and heads")
+    patch, size = get("clip.vision.patch_size"), get("clip.vision.image_size")
+    if not 0 < patch <= size <= 8192:
+        _refuse(header, f"pictures of {size:,} pixels cannot be cut into patches of {patch:,}")
+    blocks = get("clip.vision.block_count")
+    if not 0 < blocks <= 512:
+        _refuse(header, f"clip.vision.block_count is {blocks:,}; it must be from 1 to 512")
+    epsilon = get("clip.vision.attention.layer_norm_epsilon")
+    if not 0 <= epsilon < 1:
+        _refuse(header, f"clip.vision.attention.layer_norm_epsilon is {epsilon}, not a small positive number")
+    mean, std = _floats(header, "image_mean"), _floats(header, "image_std")
+    if len(mean) < 3 or len(std) < 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+        _refuse(header, "its image_mean and image_std are not three numbers each, with no std of 0")
+    for layer in feature_layers(header):
+        if layer > blocks:
+            _refuse(header, f"clip.vision.feature_layer asks for the layer {layer}; the tower has {blocks}")
+    pinpoints: Any = get("clip.vision.image_grid_pinpoints")
+    sides = pinpoints.values() if pinpoints else ()
+    if len(sides) % 2 or any(not 0 < side <= 1 << 16 for side in sides):
+        _refuse(header, "clip.vision.image_grid_pinpoints is not a list of sizes")
+
+
+def _floats(header: GgufHeader, name: str) -> tuple[float, ...]:
+    array = header.metadata[f"clip.vision.{name}"]
+    return array.values() if isinstance(array, GgufArray) else ()
+
+
+def feature_layers(header: GgufHeader) -> tuple[int, ...]:
+    """Return the layers whose states the projector reads; empty if that is left to llama.cpp."""
+    array = header.metadata.get("clip.vision.feature_layer")
+    return array.values() if isinstance(array, GgufArray) else ()
+
+
+_Expected = tuple[str, tuple[int, ...], Collection[str]]
+_VECTOR = ("F32",)
+"""Norms, biases and the class token are added or multiplied as they are, and only float32 goes with float32."""
+
+
+def _expected_tensors(header: GgufHeader) -> Iterator[_Expected]:
+    numbers: Any = header.metadata
+    width, patch = numbers["clip.vision.embedding_length"], numbers["clip.vision.patch_size"]
+    patches = (numbers["clip.vision.image_size"] // patch) ** 2
+    class_token = "v.class_embd" in header.tensors
+    yield "v.patch_embd.weight", (patch, patch, 3, width), FLOAT_TYPES
+    yield "v.position_embd.weight", (width, patches + class_token), MATRIX_TYPES
+    if class_token:
+        yield "v.class_embd", (width,), _VECTOR
+    # SigLIP towers have neither class token nor first norm; CLIP towers have both.
+    if class_token or "v.pre_ln.weight" in header.tensors:
+        yield from _norm("v.pre_ln", width)
+    if "v.post_ln.weight" in header.tensors:
+        yield from _norm("v.post_ln", width)
+    if "v.patch_embd.bias" in header.tensors:
+        yield "v.patch_embd.bias", (width,), _VECTOR
+    for block in (f"v.blk.{number}" for number in range(numbers["clip.vision.block_count"])):
+        yield from _block(header, block, width)
+    stacked = max(1, len({layer for layer in feature_layers(header) if layer >= 0}))
+    middle = _rows(header, "mm.0.weight")
+    yield from _linear("mm.0", width * stacked, middle)
+    yield from _linear("mm.2", middle, _rows(header, "mm.2.weight"))
+
+
+def _block(header: GgufHeader, block: str, width: int) -> Iterator[_Expected]:
+    yield from _norm(f"{block}.ln1", width)
+    yield from _norm(f"{block}.ln2", width)
+    for part in ("q", "k", "v", "out"):
+        yield from _linear(f"{block}.attn_{part}", width, width)
+    if f"{block}.ffn_gate.weight" in header.tensors:
+        _refuse(header, f"the tensor {block}.ffn_gate.weight does not belong into a CLIP tower")
+    # Old converters exchanged the names; llama.cpp tells by the shape, and so do we.
+    down = header.tensors.get(f"{block}.ffn_down.weight")
+    exchanged = down is not None and down.shape[0] == width
+    up_name, down_name = ("ffn_down", "ffn_up") if exchanged else ("ffn_up", "ffn_down")
+    hidden = _rows(header, f"{block}.{up_name}.weight")
+    yield from _linear(f"{block}.{up_name}", width, hidden)
+    yield from _linear(f"{block}.{down_name}", hidden, width)
+
+
+def _rows(header: GgufHeader, name: str) -> int:
+    """Return the output width of a linear layer; 0 if there is no such matrix, which then is refused."""
+    tensor = header.tensors.get(name)
+    return tensor.shape[1] if tensor is not None and len(tensor.shape) > 1 else 0
+
+
+def _norm(name: str, width: int) -> Iterator[_Expected]:
+    yield f"{name}.weight", (width,), _VECTOR
+    yield f"{name}.bias", (width,), _VECTOR
+
+
+def _linear(name: str, columns: int, rows: int) -> Iterator[_Expected]:
+    yield f"{name}.weight", (columns, rows), MATRIX_TYPES
+    yield f"{name}.bias", (rows,), _VECTOR
