@@ -25,7 +25,7 @@ def silence() -> None:
     debug = os.dup(2) if os.environ.get("LLAVA_DEBUG") else None
     last = 0
 
-    @llama_cpp.llama_log_callback
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
     def keep(level: int, text: bytes, _data: ctypes.c_void_p) -> None:
         nonlocal last
         last = last if level == _CONTINUED else level

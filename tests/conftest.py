@@ -19,6 +19,8 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     for name in [name for name in os.environ if name.startswith(("LLAVA_", "HF_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
+    # Tiny models gain nothing from a second thread, and wait for it long if the machine is busy.
+    monkeypatch.setenv("LLAVA_THREADS", "1")
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     yield

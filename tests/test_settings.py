@@ -22,7 +22,8 @@ def test_a_flag_beats_the_environment_and_the_environment_beats_the_file(config,
     assert (chosen.sampling.temperature, chosen.sampling.max_tokens, chosen.load.context) == (0.5, 20, 4096)
 
 
-def test_without_any_of_them_the_defaults_hold(config):
+def test_without_any_of_them_the_defaults_hold(config, monkeypatch):
+    monkeypatch.delenv("LLAVA_THREADS")
     assert settings.resolve({}) == settings.Settings()
 
 

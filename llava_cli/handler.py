@@ -1,0 +1,347 @@
+"""The chat handler for llama-cpp-python: OpenAI-shaped messages in, text out, evaluating only what is new.
+
+>>> llama = Llama("model.gguf", n_ctx=2048, chat_handler=LlavaChatHandler("mmproj.gguf"))
+>>> llama.create_chat_completion(messages=[...], stream=True)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_cpp import llama_cpp as c
+from llama_cpp.llama_chat_format import Llava15ChatHandler
+
+from llava_cli import engine_log
+from llava_cli.answer_text import PieceDecoder
+from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
+from llava_cli.gguf_file import repaired_projector
+from llava_cli.pictures import Picture, open_data_url
+from llava_cli.prompts import Message, find_layout
+from llava_cli.settings import cache_dir
+from llava_cli.timeline import Cell, KvCache, PictureCell, cells_of
+from llava_cli.vision import Tower, TowerFacts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+StageListener = Callable[[str, int], None]
+"""Hears what begins: `looking` (0), `reading` (cells to read), `writing` (0)."""
+
+_EMBEDDINGS_KEPT = 4
+"""Pictures whose embeddings stay in memory, 9 MB each on a 7B model: enough to go back and forth between two."""
+
+
+@dataclass
+class Reading:
+    """What it took to bring the cache up to the last prompt."""
+
+    reused: int = 0
+    """Cells that were in the cache already."""
+    new: int = 0
+    """Cells evaluated."""
+    pictures_encoded: int = 0
+    look_seconds: float = 0.0
+    read_seconds: float = 0.0
+    finish_reason: str = ""
+    """Why the last answer ended: `stop`, `length` (max_tokens), `context` (window full) or `stopped` (by the user)."""
+    answer_tokens: int = 0
+
+
+class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-python ships no usable types
+    """Run LLaVA as its authors do: their prompt, their image features, every picture read once.
+
+    `clip_model_path` is the projector (mmproj) file; a repaired copy is made if it needs one. `layout` is a name
+    of `llava_cli.prompts.LAYOUTS`. One handler serves one `Llama`.
+    """
+
+    def __init__(
+        self,
+        clip_model_path: str | Path,
+        verbose: bool = False,
+        *,
+        layout: str = "llava_v1",
+        on_stage: StageListener | None = None,
+    ) -> None:
+        engine_log.silence()
+        projector = repaired_projector(Path(clip_model_path), cache_dir()).path
+        super().__init__(clip_model_path=str(projector), verbose=verbose)
+        self.layout = find_layout(layout)
+        self.on_stage = on_stage
+        self.stopped = threading.Event()
+        """Set it (from a signal handler or another thread) to stop whatever runs; the next question clears it."""
+        self.reading = Reading()
+        self._projector = projector
+        self._facts = TowerFacts.read(projector)
+        self._embeddings: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._llama: Any = None
+        self._cache: KvCache
+        self._replies = 0
+        # llama.cpp keeps the bare pointer: the callback must live as long as the context.
+        self._abort = c.ggml_abort_callback(self._should_abort)
+
+    # What llama-cpp-python calls.
+
+    def __call__(
+        self,
+        *,
+        llama: Any,
+        messages: Sequence[Any],
+        stream: bool = False,
+        temperature: float = 0.2,
+        top_p: float = 0.95,
+        top_k: int = 40,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | list[str] | None = None,
+        max_tokens: int | None = None,
+        logits_processor: Any = None,
+        grammar: Any = None,
+        model: str | None = None,
+        **others: Any,
+    ) -> Any:
+        """Read `messages` into the cache, then answer: an iterator of chunks if `stream`, else one object."""
+        _refuse_unsupported(others)
+        self.stopped.clear()
+        self._adopt(llama)
+        prompt = self._read(read_messages(messages))
+        limit = llama.n_ctx() - len(prompt)
+        wanted = limit if max_tokens is None or max_tokens <= 0 else max_tokens
+        llama.set_seed(random.randrange(2**32 - 1) if seed is None else seed)
+        tokens = llama.generate(
+            prompt,
+            temp=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            typical_p=typical_p,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repeat_penalty=repeat_penalty,
+            logits_processor=logits_processor,
+            grammar=grammar,
+        )
+        stops = [stop] if isinstance(stop, str) else list(stop or [])
+        self._replies += 1
+        pieces = self._write(
+            tokens, PieceDecoder([*stops, *self.layout.stop]), min(wanted, limit), limit, self._replies
+        )
+        name = model or llama.model_path
+        return _chunks(pieces, self.reading, name) if stream else _completion(pieces, self.reading, name, len(prompt))
+
+    # The parts of that walk.
+
+    def count(self, llama: Any, messages: Sequence[Message]) -> int:
+        """Return how many cells the prompt of `messages` takes."""
+        return len(cells_of(self.layout.render(messages), llama, self._facts.picture_tokens))
+
+    def embed(self, llama: Any, picture: Picture) -> NDArray[np.float32]:
+        """Return the image features of `picture` as the language model receives them, float32 `(n_tokens, n_embd)`."""
+        self._adopt(llama)
+        self._look([picture])
+        return self._embeddings[picture.sha256]
+
+    def _adopt(self, llama: Any) -> None:
+        """Bind to `llama` when first called with it."""
+        if self._llama is llama:
+            return
+        if self._llama is not None:
+            raise UsageError("chat handler", "it belongs to another Llama", hint="make one LlavaChatHandler per Llama")
+        c.llama_set_abort_callback(llama.ctx, self._abort, None)
+        self._llama, self._cache = llama, KvCache(llama)
+
+    def _read(self, messages: list[Message]) -> list[int]:
+        """Bring the KV cache up to the prompt of `messages`; return it as `Llama.input_ids` shows it."""
+        llama = self._llama
+        timeline = cells_of(self.layout.render(messages), llama, self._facts.picture_tokens)
+        if len(timeline) >= llama.n_ctx():
+            raise ContextTooSmall(
+                "context",
+                f"the prompt takes {len(timeline)} of {llama.n_ctx()} cells and leaves no room for an answer",
+                hint=f"a larger window: --context {_next_window(len(timeline))}",
+            )
+        pictures = {p.sha256: p for message in messages for p in message.pictures}
+        self.reading = Reading()
+        held = set(self._cache.cells())
+        self._look([p for sha, p in pictures.items() if PictureCell(sha, 0) not in held])
+        self._tell("reading", len(timeline))
+        start = time.monotonic()
+        self._evaluate(timeline, pictures)
+        self.reading.read_seconds = time.monotonic() - start
+        ids: list[int] = llama.input_ids[: llama.n_tokens].tolist()
+        return ids
+
+    def _evaluate(self, timeline: list[Cell], pictures: dict[str, Picture]) -> None:
+        def rows(sha256: str) -> NDArray[np.float32]:
+            # A picture may be in the cache at another place than the prompt wants it.
+            self._look([pictures[sha256]])
+            return self._embeddings[sha256]
+
+        try:
+            self.reading.reused, self.reading.new = self._cache.sync(timeline, rows)
+        except RuntimeError as error:
+            if self.stopped.is_set():
+                raise Stopped("reading", "stopped before the answer began") from error
+            raise EngineFailed("llama.cpp", f"it could not read the prompt ({error})") from error
+
+    def _look(self, pictures: Sequence[Picture]) -> None:
+        """Encode those `pictures` whose embeddings are not in memory; the tower is open only meanwhile."""
+        missing = [p for p in pictures if p.sha256 not in self._embeddings]
+        for picture in pictures:
+            if picture.sha256 in self._embeddings:
+                self._embeddings.move_to_end(picture.sha256)
+        if not missing:
+            return
+        self._tell("looking", 0)
+        start = time.monotonic()
+        with Tower(self._projector, self._llama, self.stopped) as tower:
+            for picture in missing:
+                self._embeddings[picture.sha256] = tower.encode(picture)
+                self.reading.pictures_encoded += 1
+        while len(self._embeddings) > max(_EMBEDDINGS_KEPT, len(pictures)):
+            self._embeddings.popitem(last=False)
+        self.reading.look_seconds += time.monotonic() - start
+
+    def _write(
+        self, tokens: Iterator[int], decoder: PieceDecoder, max_tokens: int, room: int, reply: int
+    ) -> Iterator[str]:
+        """Yield the answer's text as it is written and leave the reason it ended in `self.reading`."""
+        llama, reading = self._llama, self.reading
+        reading.finish_reason = "stopped"
+        self._tell("writing", 0)
+        try:
+            while not self.stopped.is_set():
+                if reply != self._replies:
+                    raise EngineFailed("reply", "it was cut off by a newer question to the same model")
+                token = next(tokens)
+                if c.llama_vocab_is_eog(llama._model.vocab, token):
+                    reading.finish_reason = "stop"
+                    break
+                reading.answer_tokens += 1
+                yield from decoder.feed(_piece(llama, token))
+                if decoder.stopped:
+                    reading.finish_reason = "stop"
+                    break
+                if reading.answer_tokens >= max_tokens:
+                    reading.finish_reason = "context" if max_tokens == room else "length"
+                    break
+        except RuntimeError as error:
+            if not self.stopped.is_set():
+                raise EngineFailed("llama.cpp", f"it could not go on writing ({error})") from error
+        yield from decoder.finish()
+
+    def _should_abort(self, _data: object) -> bool:
+        try:
+            return self.stopped.is_set()
+        except KeyboardInterrupt:
+            # Ctrl-C lands in whatever Python is running; C code cannot pass an exception on.
+            self.stopped.set()
+            return True
+
+    def _tell(self, stage: str, amount: int) -> None:
+        if self.on_stage is not None:
+            self.on_stage(stage, amount)
+
+
+def read_messages(messages: Sequence[Any]) -> list[Message]:
+    """Turn OpenAI-shaped messages into ours; a content part `{"type": "picture", "picture": Picture}` is ours, too.
+
+    `image_url` must be a `data:` URL: an engine that opens files and addresses for whoever sends it messages
+    is a hole in the machine.
+    """
+    read = []
+    for message in messages:
+        role, content = message["role"], message.get("content") or ""
+        if role not in ("system", "user", "assistant"):
+            raise UsageError("messages", f"unknown role {role!r}")
+        texts: list[str] = []
+        pictures: list[Picture] = []
+        parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for part in parts:
+            if part["type"] == "text":
+                texts.append(part["text"])
+            elif part["type"] == "picture":
+                pictures.append(part["picture"])
+            elif part["type"] == "image_url":
+                url = part["image_url"]
+                pictures.append(open_data_url(url if isinstance(url, str) else url["url"]))
+            else:
+                raise UsageError("messages", f"unknown content type {part['type']!r}")
+        if pictures and role != "user":
+            raise UsageError("messages", f"a picture in a {role} message")
+        read.append(Message(role, "\n".join(texts), tuple(pictures)))
+    return read
+
+
+_HARMLESS = {"tfs_z": 1.0, "mirostat_mode": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1}
+"""Arguments `create_chat_completion` always passes, with the values that mean "off"."""
+
+
+def _refuse_unsupported(others: dict[str, Any]) -> None:
+    for name, value in others.items():
+        if value and value != _HARMLESS.get(name) and name not in ("mirostat_tau", "mirostat_eta"):
+            raise UsageError(name, "this chat handler cannot do that")
+
+
+def _piece(llama: Any, token: int) -> bytes:
+    buffer = ctypes.create_string_buffer(64)
+    length = c.llama_token_to_piece(llama._model.vocab, token, buffer, len(buffer), 0, False)
+    if length < 0:
+        buffer = ctypes.create_string_buffer(-length)
+        length = c.llama_token_to_piece(llama._model.vocab, token, buffer, len(buffer), 0, False)
+    return buffer.raw[:length]
+
+
+def _next_window(cells: int) -> int:
+    """Return a round window size with room for an answer after `cells`."""
+    return -(-(cells + 512) // 1024) * 1024
+
+
+def _openai_reason(reading: Reading) -> str:
+    return "length" if reading.finish_reason in ("length", "context") else "stop"
+
+
+def _envelope(kind: str, model: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{uuid.uuid4()}", "object": kind, "created": int(time.time()), "model": model}
+
+
+def _chunks(pieces: Iterator[str], reading: Reading, model: str) -> Iterator[dict[str, Any]]:
+    envelope = _envelope("chat.completion.chunk", model)
+
+    def chunk(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+        return {
+            **envelope,
+            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
+        }
+
+    yield chunk({"role": "assistant"})
+    for piece in pieces:
+        yield chunk({"content": piece})
+    yield chunk({}, _openai_reason(reading))
+
+
+def _completion(pieces: Iterator[str], reading: Reading, model: str, prompt_tokens: int) -> dict[str, Any]:
+    text = "".join(pieces)
+    answer = {"role": "assistant", "content": text}
+    return {
+        **_envelope("chat.completion", model),
+        "choices": [{"index": 0, "message": answer, "logprobs": None, "finish_reason": _openai_reason(reading)}],
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": reading.answer_tokens,
+            "total_tokens": prompt_tokens + reading.answer_tokens,
+        },
+    }

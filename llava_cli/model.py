@@ -1,0 +1,307 @@
+"""The public objects: `load` opens a `Model`, which answers with a `Reply`; a `Chat` remembers its turns."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_cli import engine_log, registry
+from llava_cli.errors import EngineFailed, ModelUnusable, UsageError
+from llava_cli.pictures import Picture, open_picture
+from llava_cli.settings import DEFAULT_MODEL, DEFAULT_QUESTION, LoadOptions, Sampling
+from llava_cli.weights import Weights, open_weights
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llava_cli.handler import LlavaChatHandler, Reading, StageListener
+
+PictureSource = str | os.PathLike[str] | bytes | Picture
+"""A path, the bytes of a picture file, or a `Picture`."""
+
+
+def load(
+    name: str = DEFAULT_MODEL,
+    *,
+    model_path: str | os.PathLike[str] | None = None,
+    projector_path: str | os.PathLike[str] | None = None,
+    prompt_layout: str = "llava_v1",
+    options: LoadOptions | None = None,
+    sampling: Sampling | None = None,
+    on_stage: StageListener | None = None,
+) -> Model:
+    """Open the model called `name`, or the pair of files given, and return it ready to answer.
+
+    Raise `ModelMissing` when it is unknown or not on disk, `ModelUnusable` when a file is wrong, and
+    `EngineFailed` when llama.cpp refuses it. `on_stage` hears `loading`, `looking`, `reading` and `writing`.
+    """
+    if (model_path is None) != (projector_path is None):
+        raise UsageError("model files", "a model needs its projector: give both paths or neither")
+    if model_path is not None and projector_path is not None:
+        spec = registry.from_files(Path(model_path), Path(projector_path), prompt_layout)
+    else:
+        spec = registry.find(name)
+    weights = open_weights(spec)
+    if on_stage is not None:
+        on_stage("loading", 0)
+    return Model(spec, weights, options or LoadOptions(), sampling or Sampling(), on_stage)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one reply took. Cells are tokens and picture tokens together; times are seconds."""
+
+    prompt_cells: int
+    reused_cells: int
+    new_cells: int
+    pictures_encoded: int
+    answer_tokens: int
+    look_seconds: float
+    read_seconds: float
+    first_token_seconds: float
+    """From the question to the first piece of the answer."""
+    write_seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Return the speed of writing; the first token comes out of reading and does not count."""
+        return (self.answer_tokens - 1) / self.write_seconds if self.write_seconds > 0 else 0.0
+
+
+class Model:
+    """A LLaVA that is loaded. Use it with `with`; one question at a time."""
+
+    def __init__(
+        self,
+        spec: registry.ModelSpec,
+        weights: Weights,
+        options: LoadOptions,
+        sampling: Sampling,
+        on_stage: StageListener | None,
+    ) -> None:
+        from llava_cli.handler import LlavaChatHandler
+
+        engine_log.silence()
+        self.spec = spec
+        self.sampling = sampling
+        self.notes = weights.notes
+        """Things worth saying once, such as a projector that had to be repaired."""
+        self._resources = ExitStack()
+        self._handler: LlavaChatHandler = LlavaChatHandler(weights.projector, layout=spec.layout, on_stage=on_stage)
+        self._llama = _open_llama(weights.model, options, self._handler)
+        self._resources.callback(self._llama.close)
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the weights and the KV cache."""
+        self._resources.close()
+
+    def ask(
+        self,
+        picture: PictureSource | None,
+        question: str = DEFAULT_QUESTION,
+        *,
+        system: str | None = None,
+        **sampling: Any,
+    ) -> Reply:
+        """Ask one question about one picture; `sampling` are fields of `Sampling`, e.g. `temperature=0`."""
+        return self.chat(system=system).send(question, picture=picture, **sampling)
+
+    def chat(self, *, system: str | None = None) -> Chat:
+        """Begin a chat; `system` takes the place of the layout's own system sentence."""
+        return Chat(self, system)
+
+    def embed(self, picture: PictureSource) -> NDArray[np.float32]:
+        """Return the image features as the language model receives them, float32 `(n_tokens, n_embd)`."""
+        return self._handler.embed(self._llama, open_picture(picture)).copy()
+
+    def stop(self) -> None:
+        """Stop whatever runs, from a signal handler or another thread; the text so far stays."""
+        self._handler.stopped.set()
+
+    def _reply(self, messages: list[dict[str, Any]], sampling: Sampling, on_end: Callable[[str], None]) -> Reply:
+        return Reply(self._llama, self._handler, messages, sampling, on_end)
+
+
+class Chat:
+    """Turns about pictures. Only what is new is read; a picture is read once."""
+
+    def __init__(self, model: Model, system: str | None) -> None:
+        self._model = model
+        self._messages: list[dict[str, Any]] = []
+        if system is not None:
+            self._messages.append({"role": "system", "content": system})
+        self._reply: Reply | None = None
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """Return the finished turns, OpenAI-shaped."""
+        return list(self._messages)
+
+    def send(
+        self,
+        text: str,
+        *,
+        picture: PictureSource | Sequence[PictureSource] | None = None,
+        **sampling: Any,
+    ) -> Reply:
+        """Say `text`, with new pictures if any, and return the reply; an unfinished earlier one ends here."""
+        if not text.strip():
+            raise UsageError("question", "it is empty")
+        if self._reply is not None:
+            self._reply.close()
+        question = {"role": "user", "content": [*_picture_parts(picture), {"type": "text", "text": text}]}
+
+        def remember(answer: str) -> None:
+            self._messages += [question, {"role": "assistant", "content": answer}]
+
+        chosen = replace(self._model.sampling, **sampling)
+        self._reply = self._model._reply([*self._messages, question], chosen, remember)
+        return self._reply
+
+
+class Reply:
+    """An answer being written: iterate for its pieces, or take `text`, which waits for the end."""
+
+    def __init__(
+        self,
+        llama: Any,
+        handler: LlavaChatHandler,
+        messages: list[dict[str, Any]],
+        sampling: Sampling,
+        on_end: Callable[[str], None],
+    ) -> None:
+        self.seed = random.randrange(2**32 - 1) if sampling.seed is None else sampling.seed
+        """The seed this answer is written with."""
+        self._asked = time.monotonic()
+        self._first = 0.0
+        self._last = 0.0
+        self._text = ""
+        self._on_end: Callable[[str], None] | None = on_end
+        settings = {name: value for name, value in vars(sampling).items() if name != "seed"}
+        self._chunks: Iterator[Any] = llama.create_chat_completion(
+            messages=messages, stream=True, seed=self.seed, **settings
+        )
+        self._reading: Reading = handler.reading
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the answer piece by piece, as it is written."""
+        for chunk in self._chunks:
+            piece = chunk["choices"][0]["delta"].get("content", "")
+            self._last = time.monotonic()
+            if piece:
+                self._first = self._first or self._last
+                self._text += piece
+                yield piece
+        self.close()
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def text(self) -> str:
+        """Return the whole answer, waiting for it if need be."""
+        for _ in self:
+            continue
+        return self._text
+
+    @property
+    def so_far(self) -> str:
+        """Return what has been written up to now."""
+        return self._text
+
+    @property
+    def finish_reason(self) -> str:
+        """Return why it ended: `stop`, `length`, `context` or `stopped`; empty while it is being written."""
+        return self._reading.finish_reason if self._on_end is None else ""
+
+    @property
+    def usage(self) -> Usage:
+        """Return the numbers so far; final once the reply has ended."""
+        reading, first = self._reading, self._first or self._last
+        return Usage(
+            prompt_cells=reading.reused + reading.new,
+            reused_cells=reading.reused,
+            new_cells=reading.new,
+            pictures_encoded=reading.pictures_encoded,
+            answer_tokens=reading.answer_tokens,
+            look_seconds=reading.look_seconds,
+            read_seconds=reading.read_seconds,
+            first_token_seconds=max(0.0, first - self._asked),
+            write_seconds=max(0.0, self._last - first),
+        )
+
+    def close(self) -> None:
+        """End the answer where it is; what was written stays in the chat."""
+        if self._on_end is None:
+            return
+        self._chunks.close()  # type: ignore[attr-defined] # a generator
+        remember, self._on_end = self._on_end, None
+        remember(self._text)
+
+
+def _picture_parts(source: PictureSource | Sequence[PictureSource] | None) -> list[dict[str, Any]]:
+    if source is None:
+        return []
+    several = [source] if isinstance(source, str | os.PathLike | bytes | Picture) else source
+    return [{"type": "picture", "picture": open_picture(one)} for one in several]
+
+
+def _open_llama(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> Any:
+    """Open llama.cpp on the model file by `options`."""
+    import llama_cpp
+    from llama_cpp import llama_cpp as c
+
+    threads = options.threads or physical_cores()
+    standard = c.llama_model_default_params
+
+    def without_repacking() -> Any:
+        params = standard()
+        params.use_extra_bufts = options.repack
+        return params
+
+    # `Llama` has no argument for it, but asks this function while it is built.
+    c.llama_model_default_params = without_repacking
+    try:
+        return llama_cpp.Llama(
+            model_path=str(path),
+            n_ctx=options.context,
+            n_batch=options.ubatch,
+            n_ubatch=options.ubatch,
+            n_threads=threads,
+            n_threads_batch=threads,
+            flash_attn=options.flash_attention,
+            chat_handler=handler,
+            verbose=False,
+        )
+    except ValueError as error:
+        complaint = engine_log.last_complaint() or str(error)
+        if "context" in str(error):
+            raise EngineFailed(
+                path.name, f"llama.cpp cannot make a context of {options.context} ({complaint})"
+            ) from error
+        raise ModelUnusable(path.name, f"llama.cpp cannot open it ({complaint})") from error
+    finally:
+        c.llama_model_default_params = standard
+
+
+def physical_cores() -> int:
+    """Count the physical cores this process may run on; hyper-threads only slow llama.cpp down."""
+    try:
+        allowed = os.sched_getaffinity(0)
+        siblings = {Path(f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list").read_text() for n in allowed}
+    except (AttributeError, OSError):
+        return max(1, os.cpu_count() or 1)
+    return max(1, len(siblings))
