@@ -28,6 +28,9 @@ class LlavaError(Exception):
 class UsageError(LlavaError):
     exit_code = 2
 
+    def __init__(self, what: str, why: str, *, hint: str = "llava --help, llava ask --help") -> None:
+        super().__init__(what, why, hint=hint)
+
 
 class UnreadablePicture(LlavaError):
     exit_code = 3
@@ -59,3 +62,7 @@ class ContextTooSmall(EngineFailed):
 
 class Stopped(LlavaError):
     exit_code = 130
+
+
+class ReaderGone(LlavaError):
+    exit_code = 141

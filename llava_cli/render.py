@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
-from llava_cli.errors import LlavaError
+from llava_cli.errors import LlavaError, ReaderGone
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +50,12 @@ class Output:
         self.lively = not plain and not self._dumb and not quiet and _is_terminal(sys.stderr)
         self._stage: Any = None
 
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end_stage()
+
     # Answers.
 
     def answer(self, pieces: Iterable[str]) -> None:
@@ -73,8 +79,8 @@ class Output:
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError as error:
+            raise ReaderGone("standard output", "the reader has left") from error
         except OSError as error:
             raise LlavaError("standard output", (error.strerror or str(error)).lower()) from error
 
@@ -111,8 +117,8 @@ class Output:
         _to_stderr(
             f"{usage.answer_tokens} tokens · {usage.tokens_per_second:.1f} tokens/s"
             f" · first token {usage.first_token_seconds:.2f} s"
-            f" (picture {usage.look_seconds:.2f} s, prompt {usage.read_seconds:.2f} s)"
-            f" · prompt {usage.reused_cells} reused + {usage.new_cells} new tokens · seed {seed}"
+            f" (picture {usage.look_seconds:.2f}, prompt {usage.read_seconds:.2f})"
+            f" · prompt {usage.reused_cells} reused + {usage.new_cells} new · seed {seed}"
         )
 
     def error(self, error: LlavaError) -> None:

@@ -1,0 +1,71 @@
+"""Facts about the plan of the house: imports point upstream, start-up is light, public names are kept."""
+
+import ast
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llava_cli
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "llava_cli"
+
+
+def rooms_in_order():
+    """Return the rooms as CONTRIBUTING lists them, upstream first."""
+    return re.findall(r"^\| `(\w+)\.py` \|", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
+
+
+def test_the_table_of_rooms_is_complete():
+    assert sorted(rooms_in_order()) == sorted(p.stem for p in PACKAGE.glob("*.py") if not p.stem.startswith("__"))
+
+
+@pytest.mark.parametrize("room", rooms_in_order())
+def test_imports_point_upstream(room):
+    order = rooms_in_order()
+    used = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{room}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "llava_cli":
+            used |= {alias.name for alias in node.names if alias.name in order}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llava_cli."):
+            used.add(str(node.module).split(".")[1])
+    assert not [name for name in used if order.index(name) >= order.index(room)]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["--version"], []])
+def test_help_and_version_load_nothing_heavy(arguments):
+    code = (
+        "import sys, atexit\n"
+        "heavy = {'llama_cpp', 'numpy', 'PIL', 'huggingface_hub', 'gguf'}\n"
+        "atexit.register(lambda: print('loaded:', sorted(heavy & set(sys.modules))))\n"
+        f"sys.argv = ['llava', *{arguments!r}]\n"
+        "from llava_cli.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+def test_the_public_names_are_sorted_and_exist():
+    assert sorted(llava_cli.__all__) == llava_cli.__all__
+    assert all(getattr(llava_cli, name) is not None for name in llava_cli.__all__)
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = llava_cli.nonsense
+
+
+def test_nothing_is_ever_unpickled():
+    """A pickle is a program; no file this package reads may be one."""
+    assert pickle.__name__ not in {
+        alias.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
