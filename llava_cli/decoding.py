@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
 import re
 import threading
@@ -24,8 +23,6 @@ _PARTIAL = f"{AGAIN}, or use the part that is there with --allow-truncated"
 
 # Pillow's limits, and the stderr that libtiff writes to, belong to the whole process.
 _one_at_a_time = threading.Lock()
-# Without a handler, Python itself would print what Pillow logs about odd files.
-logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def decode(
@@ -121,7 +118,7 @@ def _decode(
                 _require_size(what, image.size, max_pixels)
                 colours.correct_transparent_key(image)
                 picture, more = _upright(image)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        except Image.DecompressionBombError as error:
             pixels = re.search(r"\d+", str(error))
             raise _too_large(what, int(pixels[0]) if pixels else 0, max_pixels) from error
     return picture, notes + more
@@ -134,7 +131,6 @@ def _pillow(kind: str, limit: int | None, lenient: bool) -> Iterator[None]:
 
     with _one_at_a_time, warnings.catch_warnings(), contextlib.ExitStack() as restored:
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         restored.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
         restored.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
         Image.MAX_IMAGE_PIXELS = limit
@@ -146,7 +142,7 @@ def _pillow(kind: str, limit: int | None, lenient: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stderr_to_nowhere() -> Iterator[None]:
-    """Drop what libtiff writes to stderr about broken files; Pillow has no switch for it."""
+    """Drop what libtiff and Pillow's TIFF reader write to stderr about broken files; neither has a switch for it."""
     try:
         stderr = os.dup(2)
     except OSError:
@@ -163,23 +159,24 @@ def _stderr_to_nowhere() -> Iterator[None]:
 
 
 def _choose_frame(what: str, kind: str, image: Image.Image, frame: int) -> tuple[str, ...]:
-    try:
+    count: int | None = None
+    # The frames after the chosen one may be broken: they are not needed.
+    with contextlib.suppress(Exception):
         count = getattr(image, "n_frames", 1)
-    except Exception:  # noqa: BLE001 - the frames after the first may be broken; they are not needed
-        count = max(2, frame + 1)
-        image.seek(0)
-    if not 0 <= frame < count:
-        hint = f"--frame 0 to --frame {count - 1}" if count > 1 else "leave --frame out"
+    if frame < 0 or (count and frame >= count):
+        hint = f"--frame 0 to --frame {count - 1}" if count and count > 1 else "leave --frame out"
         raise UnreadablePicture(what, f"has no frame {frame}", hint=hint)
-    if frame:
+    # A failed count leaves a TIFF on a later page; HEIC has its main picture anywhere.
+    if frame or count is None:
         image.seek(frame)
     # A JPEG's further pictures are previews and depth maps: a camera's photo is one picture.
     if count == 1 or kind == "JPEG":
         return ()
+    animated, unit = ("animated: ", "frame") if kind in ("GIF", "PNG", "WEBP", "AVIF") else ("", "page")
+    if count is None:
+        return (f"{animated}only {unit} {frame} (from 0) is used, a later one is broken",)
     which = f"number {frame} (from 0)" if frame else "the first"
-    if kind in ("GIF", "PNG", "WEBP", "AVIF"):
-        return (f"animated: only {which} of {count} frames is used",)
-    return (f"only {which} of {count} pages is used",)
+    return (f"{animated}only {which} of {count} {unit}s is used",)
 
 
 def _reduce(image: Image.Image, max_pixels: int) -> tuple[str, ...]:

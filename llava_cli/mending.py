@@ -68,15 +68,16 @@ def _png_chunks(data: bytes, keep: Callable[[bytes], bool]) -> bytes:
 def jpeg_endings(data: bytes) -> tuple[bytes, ...]:
     """End a JPEG that has no end mark in ways that look the same only if no pixel is missing."""
     data = data.rstrip(b"\xff")
-    end = b"\xff\xd9"
-    return data + end, data + _noise(171) + end, data + _noise(85) + end
+    # After a restart mark the decoder takes no noise for pixels before the next mark.
+    marks = re.findall(rb"\xff[\xd0-\xd7]", data[data.rfind(b"\xff\xda") :])
+    next_mark = marks[-1][1] + 1 if marks else 0
+    return tuple(data + noise + b"\xff\xd9" for noise in (b"", _noise(171, next_mark), _noise(85, next_mark)))
 
 
-def _noise(seed: int) -> bytes:
+def _noise(seed: int, next_mark: int) -> bytes:
     """Make what a JPEG decoder takes for missing pixels, but skips after the last one."""
     noise = bytes((seed + 97 * i) % 255 for i in range(500))
-    # After a restart mark the decoder waits for the next one, so all eight are offered.
-    return b"".join(noise + bytes((0xFF, 0xD0 + mark)) for mark in range(8)) + noise
+    return noise + b"".join(bytes((0xFF, 0xD0 + (next_mark + i) % 8)) + noise for i in range(8))
 
 
 def jpeg_lacks_scans(data: bytes) -> bool:

@@ -67,9 +67,11 @@ def huge_png(width: int, height: int) -> bytes:
     return png(width, height, 1, 0, b"").replace(chunk(b"IDAT", zlib.compress(b"")), chunk(b"IDAT", b"x" * 1000))
 
 
-def tiff(tags: list[tuple[int, int, list[int]]], pixels: bytes, *, order: str = "<") -> bytes:
-    """Write a one-page TIFF from (tag, 3 for short or 4 for long, values); the strip is added."""
-    tags = sorted([*tags, (273, 4, [8]), (279, 4, [len(pixels)])])
+def tiff(
+    tags: list[tuple[int, int, list[int]]], pixels: bytes, *, order: str = "<", claimed: int | None = None
+) -> bytes:
+    """Write a one-page TIFF from (tag, 3 for short or 4 for long, values); its strip may claim to be longer."""
+    tags = sorted([*tags, (273, 4, [8]), (279, 4, [claimed or len(pixels)])])
     start = 8 + len(pixels) + len(pixels) % 2
     behind = start + 2 + 12 * len(tags) + 4
     entries, values = b"", b""
@@ -86,13 +88,15 @@ def tiff(tags: list[tuple[int, int, list[int]]], pixels: bytes, *, order: str = 
     return magic + struct.pack(order + "I", start) + pixels.ljust(start - 8, b"\0") + directory + values
 
 
-def tiff_size(width: int, height: int, bits: list[int], photometric: int) -> list[tuple[int, int, list[int]]]:
+def tiff_size(
+    width: int, height: int, bits: list[int], photometric: int, compression: int = 1
+) -> list[tuple[int, int, list[int]]]:
     """List the tags every TIFF needs; photometric: 1 grey, 2 RGB, 5 CMYK, 8 LAB."""
     return [
         (256, 3, [width]),
         (257, 3, [height]),
         (258, 3, bits),
-        (259, 3, [1]),
+        (259, 3, [compression]),
         (262, 3, [photometric]),
         (277, 3, [len(bits)]),
         (278, 3, [height]),
@@ -141,7 +145,7 @@ def icc_display_p3() -> bytes:
 
 def icc_srgb_rounded_otherwise() -> bytes:
     """Describe sRGB with its primaries rounded as other programs do, a level off."""
-    return icc_with_primaries((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141))
+    return icc_with_primaries((0.4363, 0.2225, 0.0139), (0.3849, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141))
 
 
 def icc(space: bytes, device: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
@@ -157,9 +161,19 @@ def icc(space: bytes, device: bytes, connection: bytes, tags: dict[bytes, bytes]
     return head.ljust(68, b"\0") + illuminant + b"\0" * 48 + rest
 
 
+LINEAR = b"curv\0\0\0\0" + struct.pack(">IH", 1, 256)
+
+
 def icc_linear_grey() -> bytes:
     """Describe grey levels that are proportional to light."""
-    return icc(b"GRAY", b"mntr", b"XYZ ", {b"kTRC": b"curv\0\0\0\0" + struct.pack(">IH", 1, 256)})
+    return icc(b"GRAY", b"mntr", b"XYZ ", {b"kTRC": LINEAR})
+
+
+def icc_linear_rgb() -> bytes:
+    """Describe the colours of sRGB in levels that are proportional to light."""
+    primaries = {b"r": (28578, 14581, 912), b"g": (25241, 46981, 6362), b"b": (9376, 3972, 46799)}
+    tags = {name + b"XYZ": b"XYZ \0\0\0\0" + struct.pack(">3i", *xyz) for name, xyz in primaries.items()}
+    return icc(b"RGB ", b"mntr", b"XYZ ", {**tags, **{name + b"TRC": LINEAR for name in primaries}})
 
 
 def icc_only_black_ink_shows() -> bytes:

@@ -87,6 +87,7 @@ PALETTE = chunk(b"PLTE", bytes((*RED, *BLACK, 0, 255, 0)))
         ),
         pytest.param([(77,) * 3], png(1, 1, 16, 4, struct.pack(">2H", 77 * 257, 65535)), id="16-bit grey and alpha"),
         pytest.param([BLACK, (2,) * 3, WHITE], b"P5 3 1 65535\n" + struct.pack(">3H", 0, 514, 65535), id="16-bit PGM"),
+        pytest.param([BLACK, (1,) * 3], b"P5 2 1 65535\n" + struct.pack(">2H", 0, 200), id="dark 16-bit PGM"),
         pytest.param([BLACK, (128,) * 3, WHITE], b"P5 3 1 100\n" + bytes((0, 50, 100)), id="PGM up to 100"),
         pytest.param([(1, 2, 3)], b"P3 # a remark\n1 1 255\n1 2 3\n", id="PPM in digits"),
         pytest.param([WHITE, BLACK], b"P4 2 1\n\x40", id="PBM"),
@@ -109,6 +110,11 @@ PALETTE = chunk(b"PLTE", bytes((*RED, *BLACK, 0, 255, 0)))
             [BLACK, (128,) * 3, WHITE],
             tiff([*tiff_size(3, 1, [32], 1), (339, 3, [3])], struct.pack("<3f", -10, 0, 10)),
             id="floating point of any range",
+        ),
+        pytest.param(
+            [BLACK, BLACK, WHITE, WHITE],
+            tiff([*tiff_size(4, 1, [32], 1), (339, 3, [3])], struct.pack("<4f", float("nan"), 0, 1, 1)),
+            id="floating point with gaps",
         ),
         pytest.param(
             [(9,) * 3, (200,) * 3],
@@ -172,7 +178,7 @@ def test_the_cmyk_jpeg_that_adobe_inverts_is_not_a_negative() -> None:
         ((255, 0, 0), Image.new("RGB", (1, 1), (234, 51, 35)), drawings.icc_display_p3()),
         ((188, 188, 188), Image.new("L", (1, 1), 128), drawings.icc_linear_grey()),
         ((221, 221, 221), Image.new("LA", (1, 1), (128, 128)), drawings.icc_linear_grey()),
-        ((50, 50, 50), Image.new("L", (1, 1), 50), drawings.icc_with_red_and_green_swapped()),
+        ((188, 188, 188), Image.new("L", (1, 1), 128), drawings.icc_linear_rgb()),
     ],
 )
 def test_a_colour_profile_is_obeyed(expected: RGB, image: Image.Image, profile: bytes) -> None:
@@ -198,7 +204,8 @@ def test_the_profile_of_a_printer_is_obeyed() -> None:
     ids=["nonsense", "cut", "for grey", "for ink"],
 )
 def test_a_profile_that_is_broken_or_for_other_pixels_is_ignored(profile: bytes) -> None:
-    assert seen(encoded(Image.new("RGB", (1, 1), (10, 200, 30)), "PNG", icc_profile=profile)) == [(10, 200, 30)]
+    image = Image.new("RGB", (1, 1), (10, 200, 30))
+    assert seen(encoded(image, "TIFF", icc_profile=profile)) == [(10, 200, 30)]
 
 
 def test_a_profile_that_is_nearly_srgb_changes_no_bit() -> None:

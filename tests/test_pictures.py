@@ -223,6 +223,7 @@ def test_a_tiff_with_smaller_copies_inside_is_not_taken_for_a_raw_file() -> None
         ("did you mean photo.jpg?", "foto.jpg"),
         ("did you mean photo.jpg?", "Photo.jpeg"),
         ("did you mean IMG_0042.PNG?", "img_0042.png"),
+        ("did you mean photo.jpg?", "PHOTO.JPG"),
         ("did you mean holiday/beach.png?", "holiday/beech.png"),
         (r"did you mean esc\x1b.png?", "esc.png"),
         ("check the name; llava looked in {here}", "zzz"),
@@ -319,22 +320,28 @@ def test_as_many_bytes_as_allowed_are_not_too_many(here: Path) -> None:
     assert refusal("cat.png", limits=one_less)[1] == refusal(PNG, limits=one_less)[1] == why
 
 
-def lowest_free_handle() -> int:
-    """Ask the system which number the next open file gets."""
-    handle = os.open(os.devnull, os.O_RDONLY)
-    os.close(handle)
-    return handle
+def test_a_file_that_grows_while_it_is_read_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("cat.png").write_bytes(PNG)
+    before = Path("empty")
+    before.touch()
+    monkeypatch.setattr(os, "fstat", lambda _handle: before.stat())
+    assert refusal("cat.png", limits=PictureLimits(max_bytes=100))[1] == "too large: 101 bytes (at most 100)"
+
+
+def open_files() -> int:
+    """Count the files that this process holds open."""
+    return len(list(Path("/dev/fd").iterdir()))
 
 
 def test_no_file_stays_open(here: Path) -> None:
     Path("cat.png").write_bytes(PNG)
     Path("folder").mkdir()
-    before = lowest_free_handle()
+    before = open_files()
     open_picture("cat.png")
     open_picture(encoded(noise(), "TIFF"))
     refusal("folder")
     refusal("missing.png")
-    assert lowest_free_handle() == before
+    assert open_files() == before
 
 
 BASE64 = base64.b64encode(PNG).decode()
