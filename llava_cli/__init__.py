@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llava_cli.handler import LlavaChatHandler
     from llava_cli.model import Chat, Model, Reply, load
     from llava_cli.pictures import Picture, open_picture
+    from llava_cli.prefix_cache import PrefixCache
     from llava_cli.settings import LoadOptions, Sampling
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ __all__ = [
     "LoadOptions",
     "Model",
     "Picture",
+    "PrefixCache",
     "Reply",
     "Sampling",
     "load",
@@ -38,6 +40,7 @@ _ROOMS = {
     "LoadOptions": "settings",
     "Model": "model",
     "Picture": "pictures",
+    "PrefixCache": "prefix_cache",
     "Reply": "model",
     "Sampling": "settings",
     "load": "model",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +17,7 @@ import typer
 
 from llava_cli import __version__, settings
 from llava_cli.errors import LlavaError, ReaderGone, UsageError
-from llava_cli.render import Output
+from llava_cli.render import Output, ago, in_bytes
 
 if TYPE_CHECKING:
     from llava_cli.model import Model
@@ -125,6 +128,14 @@ def ask(
         int | None,
         typer.Option(help="CPU threads.", show_default="one per physical core", rich_help_panel="Machine"),
     ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Keep what was read of the picture on disk, and use what is there.",
+            rich_help_panel="Machine",
+        ),
+    ] = True,
 ) -> None:
     """Ask one question about one picture.
 
@@ -164,25 +175,69 @@ def ask(
                 options=chosen.load,
                 sampling=chosen.sampling,
                 on_stage=output.stage,
+                cache=cache,
             ) as opened,
             _ctrl_c_stops(opened),
         ):
-            for note in opened.notes:
+            said = opened.notes
+            for note in said:
                 output.note(note)
             reply = opened.ask(seen, question.strip(), system=chosen.system)
             output.answer(reply)
-        if stats:
-            output.stats(reply.usage, reply.seed)
+            if stats:
+                output.stats(reply.usage, reply.seed)
+            if reply.finish_reason in _CUT_SHORT:
+                output.note(_CUT_SHORT[reply.finish_reason])
+        # Closing the model keeps the picture for next time, which can fail.
+        for note in opened.notes[len(said) :]:
+            output.note(note)
         if reply.finish_reason == "stopped":
             raise typer.Exit(130)
-        if reply.finish_reason in _CUT_SHORT:
-            output.note(_CUT_SHORT[reply.finish_reason])
 
 
 _CUT_SHORT = {
     "length": "the answer was cut at its longest length; -n allows more tokens",
     "context": "the context is full, so the answer stops here; --context makes it larger",
 }
+
+
+kept = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+app.add_typer(kept, name="cache", rich_help_panel="Memory")
+
+
+@kept.callback(invoke_without_command=True)
+def cache(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Show which pictures are kept on disk, so that the next question about them starts at once.
+
+    In a pipe: name, bytes and seconds since it was last used, with tabs between.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from llava_cli.prefix_cache import PrefixCache
+
+    with Output() as output:
+        disk = PrefixCache()
+        pictures = disk.pictures()
+        for note in disk.notes or ([] if pictures else ["no picture is kept yet"]):
+            output.note(note)
+        if as_json:
+            output.write(json.dumps([asdict(picture) for picture in pictures], indent=2) + "\n")
+        elif pictures:
+            now = time.time()
+            rows = [(picture.name, picture.size, max(0, round(now - picture.used))) for picture in pictures]
+            output.table(("picture", "size", "last used"), rows, (str, in_bytes, ago))
+
+
+@kept.command()
+def clear() -> None:
+    """Remove all of them, and say how much room that gives back."""
+    from llava_cli.prefix_cache import PrefixCache
+
+    with Output() as output:
+        output.write(f"freed {in_bytes(PrefixCache().clear())}\n")
 
 
 def _from_stdin(what: str) -> bytes:

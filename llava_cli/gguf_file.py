@@ -20,6 +20,7 @@ from llava_cli.gguf_format import GgufHeader, pack_value
 from llava_cli.gguf_gate import check_model, check_pair
 from llava_cli.gguf_header import read_header
 from llava_cli.gguf_projector import check_projector, projector_type, reference_layer
+from llava_cli.private_files import make_directory
 
 __all__ = [
     "GgufHeader",
@@ -27,6 +28,7 @@ __all__ = [
     "check_model",
     "check_pair",
     "check_projector",
+    "file_identity",
     "read_header",
     "repaired_projector",
     "write_copy",
@@ -74,7 +76,7 @@ def repaired_projector(path: Path, cache_dir: Path, *, single_tile: bool = False
     if single_tile:
         drop = [key for key in header.types if key.removeprefix("clip.vision.") in _OF_TILES]
         if drop:
-            notes.append("pictures are read as one tile")
+            notes.append("a LLaVA-1.6 projector, read as one tile like 1.5: fine detail is lost")
     if not add and not drop:
         return RepairedProjector(path, tuple(notes))
     copy = _copy_path(header, identity, sorted(drop), cache_dir)
@@ -155,6 +157,26 @@ def _identity(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def file_identity(path: Path, since_ns: int) -> str | None:
+    """Name what is in a model file, as far as that shows without reading it all; None if it changed after `since_ns`.
+
+    Its sha256 would cost two minutes for 4 GB on an SD card. So it is known by its place, size and times, as in
+    `_copy_path`, and by its first megabyte, which is most of the header. A copy is another file: that costs time,
+    never a wrong answer. `since_ns` is a moment before the file was opened (`time.time_ns`): renaming a file to a
+    name changes its ctime, so what is older than that moment is what was opened.
+    """
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            head = file.read(1 << 20)
+    except OSError:
+        return None
+    if status.st_ctime_ns > since_ns:
+        return None
+    facts = (*_identity(path), status.st_ctime_ns)
+    return hashlib.sha256(head + repr(facts).encode()).hexdigest()
+
+
 def _copy_path(header: GgufHeader, identity: tuple[int, ...], drop: list[str], cache_dir: Path) -> Path:
     # Two fine-tunes have the same header and other tensors. Hashing 600 MB takes half a second from memory, but ten
     # from an SD card, at every start; so the data is known as `make` knows it: by its place, size and time.
@@ -175,7 +197,7 @@ def _is_finished(copy: Path, head: bytes, header: GgufHeader) -> bool:
 
 def _make_room(directory: Path, needed: int, name: str) -> None:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         directory.chmod(0o700)
         # What a killed process left behind would keep 600 MB each.
         for part in directory.glob(".*.part"):

@@ -20,6 +20,7 @@ from llava_cli.errors import ModelMissing, ModelUnusable
 from llava_cli.gguf_format import ARRAY, FORMATS, SCALARS, STRING, TENSOR_TYPES, GgufArray, GgufHeader, TensorInfo
 
 DOWNLOAD_AGAIN = "download it again: the file is damaged or not complete"
+_GIVE_GGUF = "a model is a .gguf file and its projector another, both from the same place"
 
 _FIRST_READ = 1 << 20
 _LONGEST_HEADER = 64 << 20
@@ -68,7 +69,7 @@ def _open(path: Path) -> BinaryIO:
         _refuse(path, f"cannot be opened ({reason.lower()})", hint=f"chmod u+r '{path}'" if denied else "")
 
 
-_OTHERFORMATS = (
+_OTHER_FORMATS = (
     (rb"\s*<(!doctype|html|\?xml)", "a web page, not a model (did the download fail?)"),
     (rb"version https://git-lfs", "a git-lfs pointer, not the file itself"),
     (rb".{8}\{\"", "a safetensors file; llava needs GGUF"),
@@ -88,10 +89,10 @@ def _refuse_other_formats(path: Path, data: bytes, size: int) -> None:
         _refuse(path, "the file is empty")
     if data[:4] == b"GGUF":
         return
-    for pattern, what in _OTHERFORMATS:
+    for pattern, what in _OTHER_FORMATS:
         if re.match(pattern, data[:64], re.IGNORECASE | re.DOTALL):
-            _refuse(path, what, hint="give a GGUF file, or a name that `llava ask --help` lists")
-    _refuse(path, f"not a GGUF file (it begins with {data[:4]!r})", hint="give a GGUF file")
+            _refuse(path, what, hint=_GIVE_GGUF)
+    _refuse(path, f"not a GGUF file (it begins with {data[:4]!r})", hint=_GIVE_GGUF)
 
 
 class _MoreNeededError(Exception):
@@ -201,10 +202,7 @@ class _Parser:
         # Written out for speed: a vocabulary with its merges has half a million of them.
         data, position, read = self._data, self._position, int.from_bytes
         for _ in range(count):
-            position += 8
-            if position > len(data):
-                raise _MoreNeededError(position)
-            position += read(data[position - 8 : position], "little")
+            position += 8 + read(data[position : position + 8], "little")
         self._position = position
         self._take(0)
 

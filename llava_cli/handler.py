@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import random
+import sys
 import threading
 import time
-import uuid
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,10 +26,12 @@ from llava_cli import engine_log
 from llava_cli.answer_text import PieceDecoder
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
 from llava_cli.gguf_file import repaired_projector
-from llava_cli.pictures import Picture, open_data_url
+from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_unsupported
+from llava_cli.pictures import Picture
+from llava_cli.prefix_cache import PrefixCache, Shelf
 from llava_cli.prompts import Message, find_layout
 from llava_cli.settings import cache_dir
-from llava_cli.timeline import Cell, KvCache, PictureCell, cells_of
+from llava_cli.timeline import Cell, KvCache, PictureCell, cells_of, up_to_first_picture
 from llava_cli.vision import Tower, TowerFacts
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 StageListener = Callable[[str, int], None]
-"""Hears what begins: `looking` (0), `reading` (cells to read), `writing` (0)."""
+"""Hears what begins: `looking` (0), `reading` (cells to read), `writing` (0), `keeping` (0)."""
 
 _EMBEDDINGS_KEPT = 4
 """Pictures whose embeddings stay in memory, 9 MB each on a 7B model: enough to go back and forth between two."""
@@ -46,7 +50,7 @@ class Reading:
     """What it took to bring the cache up to the last prompt."""
 
     reused: int = 0
-    """Cells that were in the cache already."""
+    """Cells that were in the cache already, or came back from disk."""
     new: int = 0
     """Cells evaluated."""
     pictures_encoded: int = 0
@@ -61,7 +65,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
     """Run LLaVA as its authors do: their prompt, their image features, every picture read once.
 
     `clip_model_path` is the projector (mmproj) file; a repaired copy is made if it needs one. `layout` is a name
-    of `llava_cli.prompts.LAYOUTS`. One handler serves one `Llama`.
+    of `llava_cli.prompts.LAYOUTS`. One handler serves one `Llama`. With a `cache` (`llava_cli.PrefixCache()`),
+    what was read of a picture is kept on disk when the `Llama` is closed or turns to another picture.
     """
 
     def __init__(
@@ -71,9 +76,11 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         *,
         layout: str = "llava_v1",
         on_stage: StageListener | None = None,
+        cache: PrefixCache | None = None,
     ) -> None:
         engine_log.silence()
-        projector = repaired_projector(Path(clip_model_path), cache_dir()).path
+        projector = repaired_projector(Path(clip_model_path), cache_dir(), single_tile=True).path
+        self._made_ns = time.time_ns()
         super().__init__(clip_model_path=str(projector), verbose=verbose)
         self.layout = find_layout(layout)
         self.on_stage = on_stage
@@ -83,6 +90,13 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._projector = projector
         self._facts = TowerFacts.read(projector)
         self._embeddings: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._disk = cache
+        self._shelf: Shelf | None = None
+        self._unkept: dict[str, tuple[str, NDArray[np.float32]]] = {}
+        """Embeddings that are not on disk yet."""
+        self._names: dict[str, str] = {}
+        self._answered = False
+        """Whether an answer to what is in the KV cache has ended by itself."""
         self._llama: Any = None
         self._cache: KvCache
         self._replies = 0
@@ -114,7 +128,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         **others: Any,
     ) -> Any:
         """Read `messages` into the cache, then answer: an iterator of chunks if `stream`, else one object."""
-        _refuse_unsupported(others)
+        refuse_unsupported(others)
         self.stopped.clear()
         self._adopt(llama)
         prompt = self._read(read_messages(messages))
@@ -140,7 +154,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             tokens, PieceDecoder([*stops, *self.layout.stop]), min(wanted, limit), limit, self._replies
         )
         name = model or llama.model_path
-        return _chunks(pieces, self.reading, name) if stream else _completion(pieces, self.reading, name, len(prompt))
+        return chunks(pieces, self.reading, name) if stream else completion(pieces, self.reading, name, len(prompt))
 
     # The parts of that walk.
 
@@ -152,7 +166,22 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         """Return the image features of `picture` as the language model receives them, float32 `(n_tokens, n_embd)`."""
         self._adopt(llama)
         self._look([picture])
+        self._keep_embeddings()
         return self._embeddings[picture.sha256]
+
+    def keep(self) -> None:
+        """Put on disk what was read of pictures and is not there; what stands behind the first one is forgotten.
+
+        So it is done when that is needed no more, and not while somebody waits for an answer.
+        """
+        self._keep_embeddings()
+        # A reader who has left, or pressed Ctrl-C, does not want to wait for half a gigabyte.
+        if self._shelf is None or not self._answered:
+            return
+        prefix = self._cache.prefix()
+        if self._shelf.lacks(prefix):
+            self._tell("keeping", 0)
+            self._shelf.keep_prefix(prefix, self._names, self._cache)
 
     def _adopt(self, llama: Any) -> None:
         """Bind to `llama` when first called with it."""
@@ -162,6 +191,19 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             raise UsageError("chat handler", "it belongs to another Llama", hint="make one LlavaChatHandler per Llama")
         c.llama_set_abort_callback(llama.ctx, self._abort, None)
         self._llama, self._cache = llama, KvCache(llama)
+        if self._disk is not None:
+            self._shelf = self._disk.shelf(llama, self._projector, self._made_ns)
+            # `Llama` frees what is on this stack, the newest first, when it is closed.
+            llama._stack.callback(self._release)
+            atexit.register(_keep_at_exit, weakref.ref(self))
+
+    def _release(self) -> None:
+        """Let go of a `Llama` that is about to be closed."""
+        try:
+            if not sys.is_finalizing():
+                self.keep()
+        finally:
+            self._llama = self._shelf = None
 
     def _read(self, messages: list[Message]) -> list[int]:
         """Bring the KV cache up to the prompt of `messages`; return it as `Llama.input_ids` shows it."""
@@ -175,14 +217,28 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             )
         pictures = {p.sha256: p for message in messages for p in message.pictures}
         self.reading = Reading()
+        self._recall(timeline)
+        self._names.update((sha, p.name) for sha, p in pictures.items())
         held = set(self._cache.cells())
         self._look([p for sha, p in pictures.items() if PictureCell(sha, 0) not in held])
         self._tell("reading", len(timeline))
         start = time.monotonic()
         self._evaluate(timeline, pictures)
-        self.reading.read_seconds = time.monotonic() - start
+        self.reading.read_seconds += time.monotonic() - start
         ids: list[int] = llama.input_ids[: llama.n_tokens].tolist()
         return ids
+
+    def _recall(self, timeline: list[Cell]) -> None:
+        """Let what is in the KV cache make room, kept on disk, if `timeline` begins otherwise; bring back its own."""
+        held, prefix = self._cache.cells(), up_to_first_picture(timeline)
+        mine = up_to_first_picture(held)
+        if timeline[: len(mine)] != mine:
+            self.keep()
+            self._answered = False
+        if self._shelf is not None and held[: len(prefix)] != prefix:
+            start = time.monotonic()
+            self._shelf.restore(prefix, self._cache)
+            self.reading.read_seconds += time.monotonic() - start
 
     def _evaluate(self, timeline: list[Cell], pictures: dict[str, Picture]) -> None:
         def rows(sha256: str) -> NDArray[np.float32]:
@@ -199,21 +255,35 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
 
     def _look(self, pictures: Sequence[Picture]) -> None:
         """Encode those `pictures` whose embeddings are not in memory; the tower is open only meanwhile."""
-        missing = [p for p in pictures if p.sha256 not in self._embeddings]
         for picture in pictures:
-            if picture.sha256 in self._embeddings:
+            if picture.sha256 in self._embeddings or self._fetch(picture):
                 self._embeddings.move_to_end(picture.sha256)
-        if not missing:
-            return
-        self._tell("looking", 0)
-        start = time.monotonic()
-        with Tower(self._projector, self._llama, self.stopped) as tower:
-            for picture in missing:
-                self._embeddings[picture.sha256] = tower.encode(picture)
-                self.reading.pictures_encoded += 1
+        missing = [p for p in pictures if p.sha256 not in self._embeddings]
+        if missing:
+            self._tell("looking", 0)
+            start = time.monotonic()
+            with Tower(self._projector, self._llama, self.stopped) as tower:
+                for picture in missing:
+                    self._embeddings[picture.sha256] = tower.encode(picture)
+                    self.reading.pictures_encoded += 1
+                    if self._shelf is not None:
+                        self._unkept[picture.sha256] = picture.name, self._embeddings[picture.sha256]
+            self.reading.look_seconds += time.monotonic() - start
         while len(self._embeddings) > max(_EMBEDDINGS_KEPT, len(pictures)):
             self._embeddings.popitem(last=False)
-        self.reading.look_seconds += time.monotonic() - start
+
+    def _fetch(self, picture: Picture) -> bool:
+        """Take the embeddings of `picture` from disk, if they are there."""
+        shape = self._facts.picture_tokens, int(self._llama.n_embd())
+        rows = None if self._shelf is None else self._shelf.embeddings(picture.sha256, shape)
+        if rows is not None:
+            self._embeddings[picture.sha256] = rows
+        return rows is not None
+
+    def _keep_embeddings(self) -> None:
+        while self._unkept and self._shelf is not None:
+            sha256, (name, rows) = self._unkept.popitem()
+            self._shelf.keep_embeddings(sha256, name, rows)
 
     def _write(
         self, tokens: Iterator[int], decoder: PieceDecoder, max_tokens: int, room: int, reply: int
@@ -241,6 +311,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         except RuntimeError as error:
             if not self.stopped.is_set():
                 raise EngineFailed("llama.cpp", f"it could not go on writing ({error})") from error
+        self._answered = self._answered or reading.finish_reason != "stopped"
         yield from decoder.finish()
 
     def _should_abort(self, _data: object) -> bool:
@@ -254,46 +325,6 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
     def _tell(self, stage: str, amount: int) -> None:
         if self.on_stage is not None:
             self.on_stage(stage, amount)
-
-
-def read_messages(messages: Sequence[Any]) -> list[Message]:
-    """Turn OpenAI-shaped messages into ours; a content part `{"type": "picture", "picture": Picture}` is ours, too.
-
-    `image_url` must be a `data:` URL: an engine that opens files and addresses for whoever sends it messages
-    is a hole in the machine.
-    """
-    read = []
-    for message in messages:
-        role, content = message["role"], message.get("content") or ""
-        if role not in ("system", "user", "assistant"):
-            raise UsageError("messages", f"unknown role {role!r}")
-        texts: list[str] = []
-        pictures: list[Picture] = []
-        parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        for part in parts:
-            if part["type"] == "text":
-                texts.append(part["text"])
-            elif part["type"] == "picture":
-                pictures.append(part["picture"])
-            elif part["type"] == "image_url":
-                url = part["image_url"]
-                pictures.append(open_data_url(url if isinstance(url, str) else url["url"]))
-            else:
-                raise UsageError("messages", f"unknown content type {part['type']!r}")
-        if pictures and role != "user":
-            raise UsageError("messages", f"a picture in a {role} message")
-        read.append(Message(role, "\n".join(texts), tuple(pictures)))
-    return read
-
-
-_HARMLESS = {"tfs_z": 1.0, "mirostat_mode": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1}
-"""Arguments `create_chat_completion` always passes, with the values that mean "off"."""
-
-
-def _refuse_unsupported(others: dict[str, Any]) -> None:
-    for name, value in others.items():
-        if value and value != _HARMLESS.get(name) and name not in ("mirostat_tau", "mirostat_eta"):
-            raise UsageError(name, "this chat handler cannot do that")
 
 
 def _piece(llama: Any, token: int) -> bytes:
@@ -310,38 +341,7 @@ def _next_window(cells: int) -> int:
     return -(-(cells + 512) // 1024) * 1024
 
 
-def _openai_reason(reading: Reading) -> str:
-    return "length" if reading.finish_reason in ("length", "context") else "stop"
-
-
-def _envelope(kind: str, model: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{uuid.uuid4()}", "object": kind, "created": int(time.time()), "model": model}
-
-
-def _chunks(pieces: Iterator[str], reading: Reading, model: str) -> Iterator[dict[str, Any]]:
-    envelope = _envelope("chat.completion.chunk", model)
-
-    def chunk(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
-        return {
-            **envelope,
-            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
-        }
-
-    yield chunk({"role": "assistant"})
-    for piece in pieces:
-        yield chunk({"content": piece})
-    yield chunk({}, _openai_reason(reading))
-
-
-def _completion(pieces: Iterator[str], reading: Reading, model: str, prompt_tokens: int) -> dict[str, Any]:
-    text = "".join(pieces)
-    answer = {"role": "assistant", "content": text}
-    return {
-        **_envelope("chat.completion", model),
-        "choices": [{"index": 0, "message": answer, "logprobs": None, "finish_reason": _openai_reason(reading)}],
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": reading.answer_tokens,
-            "total_tokens": prompt_tokens + reading.answer_tokens,
-        },
-    }
+def _keep_at_exit(handler: weakref.ref[LlavaChatHandler]) -> None:
+    # Scripts that never close their `Llama` come back for the second question, too.
+    if (mine := handler()) is not None and mine._shelf is not None:
+        mine.keep()

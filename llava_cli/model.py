@@ -36,11 +36,13 @@ def load(
     options: LoadOptions | None = None,
     sampling: Sampling | None = None,
     on_stage: StageListener | None = None,
+    cache: bool = True,
 ) -> Model:
     """Open the model called `name`, or the pair of files given, and return it ready to answer.
 
     Raise `ModelMissing` when it is unknown or not on disk, `ModelUnusable` when a file is wrong, and
-    `EngineFailed` when llama.cpp refuses it. `on_stage` hears `loading`, `looking`, `reading` and `writing`.
+    `EngineFailed` when llama.cpp refuses it. `on_stage` hears `loading`, `looking`, `reading`, `writing` and `keeping`.
+    With `cache`, a picture is read once in its life: what was read is kept on disk (`options.cache_size`).
     """
     if (model_path is None) != (projector_path is None):
         raise UsageError("model files", "a model needs its projector: give both paths or neither")
@@ -51,7 +53,7 @@ def load(
     weights = open_weights(spec)
     if on_stage is not None:
         on_stage("loading", 0)
-    return Model(spec, weights, options or LoadOptions(), sampling or Sampling(), on_stage)
+    return Model(spec, weights, options or LoadOptions(), sampling or Sampling(), on_stage, cache)
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,20 @@ class Model:
         options: LoadOptions,
         sampling: Sampling,
         on_stage: StageListener | None,
+        cache: bool,
     ) -> None:
         from llava_cli.handler import LlavaChatHandler
+        from llava_cli.prefix_cache import PrefixCache
 
         engine_log.silence()
         self.spec = spec
         self.sampling = sampling
-        self.notes = weights.notes
-        """Things worth saying once, such as a projector that had to be repaired."""
+        self._notes = weights.notes
+        self._disk = PrefixCache(size=options.cache_size) if cache and options.cache_size else None
         self._resources = ExitStack()
-        self._handler: LlavaChatHandler = LlavaChatHandler(weights.projector, layout=spec.layout, on_stage=on_stage)
+        self._handler: LlavaChatHandler = LlavaChatHandler(
+            weights.projector, layout=spec.layout, on_stage=on_stage, cache=self._disk
+        )
         self._llama = _open_llama(weights.model, options, self._handler)
         self._resources.callback(self._llama.close)
 
@@ -105,8 +111,13 @@ class Model:
         self.close()
 
     def close(self) -> None:
-        """Free the weights and the KV cache."""
+        """Keep what was read of pictures, and free the weights and the KV cache."""
         self._resources.close()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what is worth saying once, such as a projector that had to be repaired; closing may add to it."""
+        return self._notes if self._disk is None else (*self._notes, *self._disk.notes)
 
     def ask(
         self,

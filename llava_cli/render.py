@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,6 +23,7 @@ _STAGES = {
     "looking": "looking at the picture",
     "reading": "reading the question",
     "writing": "writing",
+    "keeping": "keeping the picture for next time",
 }
 
 # Overrides of the reading direction make text look like other text; tag characters are invisible text.
@@ -84,6 +85,26 @@ class Output:
         except OSError as error:
             raise LlavaError("standard output", (error.strerror or str(error)).lower()) from error
 
+    def table(
+        self,
+        titles: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        show: Sequence[Callable[[Any], str]],
+    ) -> None:
+        """Write rows: a small table on a terminal, each value shown by its `show`; plain lines with tabs in a pipe."""
+        if not self.rich:
+            for row in rows:
+                self.write("\t".join(_one_line(str(value)).replace("\t", " ") for value in row) + "\n")
+            return
+        from rich.table import Table
+
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        for title, how in zip(titles, show, strict=True):
+            table.add_column(title, justify="left" if how is str else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*(_one_line(how(value)) for value, how in zip(row, show, strict=True)))
+        _console(sys.stdout).print(table)
+
     def _quieten_stage_line(self) -> None:
         # Both streams on one terminal (`--plain`): the stage line must be gone before text appears.
         if self._stage is not None and _is_terminal(sys.stdout):
@@ -127,6 +148,23 @@ class Output:
         _to_stderr(f"llava: {_one_line(error.what)}: {_one_line(error.why)}")
         if error.hint:
             _to_stderr(f"hint: {_one_line(error.hint)}")
+
+
+def in_bytes(size: float) -> str:
+    """Write a number of bytes for people: `325.1 MB`."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def ago(seconds: float) -> str:
+    """Write how long ago something was for people: `3 hours ago`."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if (count := int(seconds // length)) > 0:
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -20,6 +21,18 @@ from llava_cli.errors import UsageError
 DEFAULT_MODEL = "llava-v1.5-7b"
 DEFAULT_QUESTION = "Describe this picture."
 APP = "llava"
+
+
+class ByteSize(int):
+    """A number of bytes, also written as 2 GiB, 500 MB or 1.5G."""
+
+    def __new__(cls, text: str) -> ByteSize:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(i?b)?|b)?", text.strip(), flags=re.IGNORECASE)
+        if found is None:
+            raise ValueError(text)
+        number, prefix, rest = found.groups()
+        base = 1000 if (rest or "").lower() == "b" else 1024
+        return super().__new__(cls, float(number) * base ** (" kmgt".index((prefix or " ").lower())))
 
 
 @dataclass(frozen=True)
@@ -36,11 +49,15 @@ class LoadOptions:
     repack: bool = False
     """Copy the weights into a CPU-friendly layout while loading. Off: mmap keeps loading at half a second,
     and on x86 this llama.cpp reads prompts faster without it."""
+    cache_size: int = 2 * 1024**3
+    """Bytes on disk for pictures that were read, all models together, and never more than a tenth of the free disk.
+    Of a 7B model a picture takes 9 MB, and each prompt it was read with 325 MB. 0: nothing is kept."""
 
     def __post_init__(self) -> None:
         _at_least("context", self.context, 64)
         _at_least("threads", self.threads, 0)
         _at_least("ubatch", self.ubatch, 32)
+        _at_least("cache size", self.cache_size, 0)
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,7 @@ class Settings:
 _TYPES: dict[str, type] = {
     "model": str, "system": str,
     "context": int, "threads": int, "ubatch": int, "flash_attention": bool, "repack": bool,
+    "cache_size": ByteSize,
     "temperature": float, "max_tokens": int, "seed": int,
     "top_p": float, "top_k": int, "min_p": float, "repeat_penalty": float,
 }  # fmt: skip
@@ -132,10 +150,11 @@ def _convert(value: object, kind: type, where: str) -> object:
         return _BOOLEANS[str(value).lower()]
     if kind is str and isinstance(value, str):
         return value
-    if kind in (int, float) and isinstance(value, str | int | float) and not isinstance(value, bool):
+    if kind in (int, float, ByteSize) and isinstance(value, str | int | float) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
             return kind(str(value))
-    raise UsageError(where, f"expected {kind.__name__}, not {value!r}")
+    expected = "a size such as 2 GiB" if kind is ByteSize else kind.__name__
+    raise UsageError(where, f"expected {expected}, not {value!r}")
 
 
 _BOOLEANS = {
@@ -158,3 +177,8 @@ def config_path() -> Path:
 def cache_dir() -> Path:
     """Name the directory for what can be made again."""
     return Path(os.environ.get("LLAVA_CACHE") or platformdirs.user_cache_dir(APP, appauthor=False))
+
+
+def data_dir() -> Path:
+    """Name the directory for what is this user's own and cannot be made again."""
+    return Path(platformdirs.user_data_dir(APP, appauthor=False))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _PLACEHOLDER = 0
 """Stands in `Llama.input_ids` where a picture is. That array cannot tell pictures apart; our cells can."""
 
+_SHORT = 64
+"""Cells that are cheap to read again, beside a picture; a system sentence has about 35."""
+
 
 class PictureCell(NamedTuple):
     """One of the cells a picture takes: whose, and which of its embeddings."""
@@ -97,12 +100,23 @@ def _picture_of(cell: Cell) -> str:
     return cell.sha256 if isinstance(cell, PictureCell) else ""
 
 
+def up_to_first_picture(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells up to and including the first picture; none if there is no picture."""
+    first = next((i for i, cell in enumerate(cells) if isinstance(cell, PictureCell)), len(cells))
+    end = first
+    while end < len(cells) and cells[end] == PictureCell(_picture_of(cells[first]), end - first):
+        end += 1
+    return list(cells[:end]) if end > first else []
+
+
 class KvCache:
     """What is in the KV cache of one `Llama`, recorded after every decode, so that it is always true."""
 
     def __init__(self, llama: Any) -> None:
         self._llama = llama
         self._recorded: list[Cell] = []
+        self._runs: list[tuple[int, int]] = []
+        """Which cells were evaluated together, from and to, as far as `sync` did it."""
         self.evaluated = 0
         """Cells evaluated so far, over the life of this object."""
 
@@ -135,8 +149,46 @@ class KvCache:
             else:
                 self._llama.eval(cells)
                 self._recorded.extend(cells)
+            self._runs.append((len(self._recorded) - len(cells), len(self._recorded)))
             self.evaluated += len(cells)
         return reused, len(timeline) - reused
+
+    def prefix(self) -> list[Cell]:
+        """Return the cells up to and including the first picture, if they are as `sync` evaluates them from nothing.
+
+        Cells that were evaluated in other company differ in their last bits, and so may an answer.
+        """
+        prefix = up_to_first_picture(self.cells())
+        return prefix if prefix and self._runs[: len(_runs_of(prefix))] == _runs_of(prefix) else []
+
+    def save(self, prefix: Sequence[Cell]) -> bytearray:
+        """Return llama.cpp's state of `prefix`, which must be what `prefix()` gives; forget what stands behind it."""
+        from llama_cpp import llama_cpp as c
+
+        context = self._llama.ctx
+        self._forget_all_but(prefix)
+        if self.cells() != list(prefix):
+            return bytearray()
+        state = bytearray(c.llama_state_seq_get_size(context, 0))
+        written = c.llama_state_seq_get_data(context, _pointer_to(state), len(state), 0)
+        return state if written == len(state) else bytearray()
+
+    def restore(self, prefix: Sequence[Cell], state: bytearray) -> bool:
+        """Make the cache hold `prefix` and nothing else, from what `save` returned; False leaves it empty.
+
+        llama.cpp trusts these bytes: whoever calls has made sure that they are what was saved.
+        """
+        from llama_cpp import llama_cpp as c
+
+        llama = self._llama
+        self._forget_all_but(())
+        if c.llama_state_seq_set_data(llama.ctx, _pointer_to(state), len(state), 0) != len(state):
+            llama._ctx.kv_cache_clear()
+            return False
+        llama.input_ids[: len(prefix)] = [cell if isinstance(cell, int) else _PLACEHOLDER for cell in prefix]
+        llama.n_tokens = len(prefix)
+        self._recorded, self._runs = list(prefix), _runs_of(prefix)
+        return True
 
     def _forget_all_but_prefix(self, timeline: Sequence[Cell]) -> int:
         held = self.cells()
@@ -147,15 +199,26 @@ class KvCache:
         # A picture is one batch, now and later, so that answers do not depend on what was cached.
         while 0 < common < len(timeline) and isinstance(cell := timeline[common], PictureCell) and cell.row > 0:
             common -= 1
+        # So is the text in front of the first one, if that is cheap: else nothing of both could go to disk.
+        first = _runs_of(up_to_first_picture(timeline))
+        begun = [run for run in first if run[0] < common]
+        is_whole = not begun or (self._runs[: len(begun)] == begun and begun[-1][1] == common)
+        if len(begun) < len(first) and common <= _SHORT and not is_whole:
+            common = 0
+        return self._forget_all_but(timeline[:common])
+
+    def _forget_all_but(self, cells: Sequence[Cell]) -> int:
+        """Keep `cells`, with which the cache begins, and forget the rest; return how many were kept."""
         llama = self._llama
-        if not llama._ctx.kv_cache_seq_rm(-1, common, -1):
+        if not llama._ctx.kv_cache_seq_rm(-1, len(cells), -1):
             # Some kinds of memory cannot forget a suffix.
             llama._ctx.kv_cache_clear()
-            common = 0
-        llama.n_tokens = common
+            cells = ()
+        llama.n_tokens = len(cells)
         llama._requires_eval = True
-        self._recorded = list(timeline[:common])
-        return common
+        self._recorded = list(cells)
+        self._runs = [run for run in self._runs if run[0] < len(cells)]
+        return len(cells)
 
     def _eval_rows(self, cells: Sequence[Cell], rows: NDArray[np.float32]) -> None:
         """Evaluate embeddings, float32 `(n, n_embd)`, at the next positions and record them as `cells`."""
@@ -181,3 +244,13 @@ class KvCache:
             llama.input_ids[llama.n_tokens : llama.n_tokens + len(part)] = _PLACEHOLDER
             llama.n_tokens += len(part)
             self._recorded.extend(cells[start : start + len(part)])
+
+
+def _runs_of(cells: Sequence[Cell]) -> list[tuple[int, int]]:
+    """Return how `sync` splits `cells` when nothing is in the cache: text, picture, text, each in one go."""
+    lengths = [len(list(run)) for _, run in groupby(cells, key=_picture_of)]
+    return [(sum(lengths[:i]), sum(lengths[: i + 1])) for i in range(len(lengths))]
+
+
+def _pointer_to(state: bytearray) -> Any:
+    return (ctypes.c_uint8 * len(state)).from_buffer(state)

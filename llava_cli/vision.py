@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PADDING = (122, 116, 104)
 """CLIP's mean colour as LLaVA's `expand2square` rounds it."""
 
+FEATURES_VERSION = 1
+"""Raise it with every change here that changes embeddings by a bit: those on disk are then made anew."""
+
 _BAND = 256
 _NODES_BETWEEN_LOOKS = 32
 
@@ -75,8 +78,7 @@ class TowerFacts:
         header = read_header(projector)
         # The gate has seen these keys and their types.
         size, patch, width = (
-            cast(int, header.metadata[f"clip.vision.{key}"])
-            for key in ("image_size", "patch_size", "embedding_length")
+            cast(int, header.metadata[f"clip.vision.{key}"]) for key in ("image_size", "patch_size", "embedding_length")
         )
         info = header.tensors.get("v.class_embd")
         class_token = None

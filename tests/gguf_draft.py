@@ -84,10 +84,10 @@ def tensor_data(data: bytes, header: GgufHeader, tensor: TensorInfo) -> bytes:
 
 def refusal(check: Callable[[], object]) -> ModelUnusable:
     """Return how `check` refuses, having seen that it takes less than a second and is exit code 4."""
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ModelUnusable) as caught:
         check()
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
     assert caught.value.exit_code == 4
     return caught.value
 

@@ -9,6 +9,7 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,10 @@ def test_the_tower_of_llava_is_known(tiny_pair: tuple[Path, Path], layer: int | 
     header = read_header(tiny_pair[1])
     large = replace(header, metadata={**header.metadata, **{VISION + key: number for key, number in clip.items()}})
     assert reference_layer(large) == layer
+    # Towers of other makers have the same sizes, but not its activation, or not its class token.
+    assert reference_layer(replace(large, metadata={**large.metadata, "clip.use_gelu": True})) is None
+    assert reference_layer(replace(large, metadata={**large.metadata, "clip.use_silu": True})) is None
+    assert reference_layer(replace(large, tensors={})) is None
 
 
 def test_the_feature_layer_is_written_for_a_known_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +147,10 @@ def test_pictures_are_one_tile_if_asked(tiny_pair: tuple[Path, Path], tmp_path: 
     original = draft.write(tmp_path / "anyres.gguf")
     assert repaired_projector(original, tmp_path / "cache").path == original
     single = repaired_projector(original, tmp_path / "cache", single_tile=True)
-    assert single.repairs == ("pictures are read as one tile",)
+    assert single.repairs == ("a LLaVA-1.6 projector, read as one tile like 1.5: fine detail is lost",)
     gone = read_header(original).metadata.keys() - read_header(single.path).metadata.keys()
     assert gone == {f"{VISION}image_grid_pinpoints", f"{VISION}mm_patch_merge_type"}
+    assert repaired_projector(single.path, tmp_path / "cache", single_tile=True).repairs == ()
 
 
 def test_a_full_disk_is_noticed_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +172,31 @@ def test_a_failed_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(NotEnoughRoom, match="no space left on device"):
         repaired_projector(original, tmp_path / "cache")
     assert list((tmp_path / "cache" / "projectors").iterdir()) == []
+
+
+def test_a_file_that_is_exchanged_while_it_is_copied_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy may hold bytes of both."""
+    original = write_tiny_projector(tmp_path / "old.gguf", projector_type=None)
+
+    def meddle(header: Any, target: Path, **keys: Any) -> None:
+        write_copy(header, target, **keys)
+        os.utime(original, (0, 0))
+
+    monkeypatch.setattr(gguf_file, "write_copy", meddle)
+    error = refusal(lambda: repaired_projector(original, tmp_path / "cache"))
+    assert error.why == "the file was changed while it was copied"
+    assert list((tmp_path / "cache" / "projectors").iterdir()) == []
+
+
+def test_a_file_that_is_cut_while_it_is_copied_is_refused(tmp_path: Path) -> None:
+    original = write_tiny_projector(tmp_path / "old.gguf")
+    header = read_header(original)
+    os.truncate(original, header.data_start + 100)
+    error = refusal(lambda: write_copy(header, tmp_path / "copy.gguf"))
+    assert error.why == "the file became shorter while it was copied"
+    assert list(tmp_path.iterdir()) == [original]
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def test_a_full_size_file_is_checked_in_a_second(tmp_path: Path) -> None:
     draft.tensors.append({"name": "rope_freqs.weight", "shape": (1 << 30,), "type": 0, "data": b""})
     path = draft.write(tmp_path / "large.gguf")
     os.truncate(path, path.stat().st_size + (4 << 30))
-    start = time.monotonic()
+    start = time.process_time()
     check_model(read_header(path))
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 # Language models
@@ -57,8 +57,16 @@ def _put(place: int, text: bytes) -> Callable[[list[bytes]], object]:
     return lambda tokens: tokens.__setitem__(place, text)
 
 
+def _experts(draft: Draft, count: int, used: int, groups: int, groups_used: int) -> Draft:
+    for key, number in (("", count), ("used_", used), ("group_", groups), ("group_used_", groups_used)):
+        draft.set(f"llama.expert_{key}count", "u32", number)
+    return draft
+
+
 NO_MODEL: dict[str, tuple[Edit, str]] = {
     "no architecture": (lambda d: d.drop("general.architecture"), "does not say what it is"),
+    "empty architecture": (lambda d: d.set("general.architecture", "str", ""), "does not say what it is"),
+    "another name": (lambda d: d.set("clip.has_vision_encoder", "bool", 1), "a projector (mmproj)"),
     "architecture type": (lambda d: d.set("general.architecture", "u32", 1), "does not say what it is"),
     "a projector": (lambda d: d.set("general.architecture", "str", "clip"), "a projector (mmproj)"),
     "split": (lambda d: d.set("split.count", "u16", 3), "one of 3 pieces of a split model"),
@@ -76,6 +84,13 @@ NO_MODEL: dict[str, tuple[Edit, str]] = {
     "experts": (lambda d: d.set("llama.expert_count", "u32", 8), "numbers of experts contradict"),
     "experts used": (lambda d: d.set("llama.expert_used_count", "u32", 2), "numbers of experts contradict"),
     "expert groups": (lambda d: d.set("llama.expert_group_count", "u32", 2), "numbers of experts contradict"),
+    "expert type": (lambda d: d.set("llama.expert_count", "str", "8"), "is of type str, not a whole number"),
+    "3 groups of 8": (lambda d: _experts(d, 8, 2, 3, 1), "(2 of 8, 1 of 3)"),
+    "8 groups of 8": (lambda d: _experts(d, 8, 2, 8, 1), "(2 of 8, 1 of 8)"),
+    "no group used": (lambda d: _experts(d, 8, 2, 4, 0), "(2 of 8, 0 of 4)"),
+    "all groups used": (lambda d: _experts(d, 8, 2, 4, 4), "(2 of 8, 4 of 4)"),
+    "9 experts of 8": (lambda d: _experts(d, 8, 9, 0, 0), "(9 of 8, 0 of 0)"),
+    "2000 experts": (lambda d: _experts(d, 2000, 2, 0, 0), "(2 of 2000, 0 of 0)"),
     "no vocabulary": (lambda d: d.drop("tokenizer.ggml.model"), "it has no vocabulary"),
     "BERT's": (lambda d: d.set("tokenizer.ggml.model", "str", "bert"), "a vocabulary of the kind 'bert'"),
     "no merges": (lambda d: d.set("tokenizer.ggml.model", "str", "gpt2"), "merges is missing"),
@@ -109,6 +124,33 @@ def test_unsound_models_are_refused(tiny_pair: tuple[Path, Path], tmp_path: Path
     assert error.hint
 
 
+SOUND: dict[str, Edit] = {
+    "as written": lambda d: d,
+    "another architecture": lambda d: [
+        d.set("general.architecture", "str", "phi9"),
+        *(d.set(f"phi9.{key}", "u32", n) for key, n in (("embedding_length", 64), ("block_count", 2))),
+        d.set("phi9.context_length", "u32", 4096),
+    ],
+    "experts": lambda d: _experts(d, 8, 2, 0, 0),
+    "experts in groups": lambda d: _experts(d, 8, 2, 4, 2),
+    "experts by layer": lambda d: _experts(d, 8, 2, 0, 0).set("llama.expert_used_count", "i32[]", [2, 4]),
+    "no scores": lambda d: d.drop("tokenizer.ggml.scores"),
+    "byte-level BPE": lambda d: d.set("tokenizer.ggml.model", "str", "gpt2").set(
+        "tokenizer.ggml.merges", "str[]", ["a b"]
+    ),
+    "the only piece": lambda d: d.set("split.count", "u16", 1),
+    "longrope": lambda d: d.set("llama.rope.scaling.type", "str", "longrope"),
+    "biases": lambda d: d.add("blk.0.attn_q.bias", (64,)),
+}
+
+
+@pytest.mark.parametrize("edit", SOUND.values(), ids=SOUND)
+def test_sound_models_pass(tiny_pair: tuple[Path, Path], tmp_path: Path, edit: Edit) -> None:
+    draft = Draft(tiny_pair[0])
+    edit(draft)
+    check_model(read_header(draft.write(tmp_path / "model.gguf")))
+
+
 def test_a_byte_may_be_a_token_of_its_own(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     """llama.cpp looks for `<0x41>`, then for `A`."""
     draft = Draft(tiny_pair[0])
@@ -127,6 +169,7 @@ NO_PROJECTOR: dict[str, tuple[Edit, str]] = {
     "unnamed": (lambda d: d.drop("clip.projector_type").drop("mm.2.weight").drop("mm.2.bias"), "not that of"),
     "Yi-VL": (lambda d: d.add("mm.3.weight", (64,)), "Yi-VL"),
     "sound": (lambda d: d.set("clip.has_audio_encoder", "bool", 1), "it is for sound"),
+    "made sound": (lambda d: d.set("clip.has_gen_audio_encoder", "bool", 1), "it is for sound"),
     "no vision": (lambda d: d.set("clip.has_vision_encoder", "bool", 0), "it has no vision tower"),
     "vision type": (lambda d: d.set("clip.has_vision_encoder", "u8", 1), "is of type u8, not bool"),
     "name type": (lambda d: d.set("general.name", "u32", 1), "general.name is of type u32, not str"),
@@ -136,6 +179,8 @@ NO_PROJECTOR: dict[str, tuple[Edit, str]] = {
     "layer type": (lambda d: d.set(f"{VISION}feature_layer", "u32[]", [2]), "is of type u32[], not i32[]"),
     "no mean": (lambda d: d.drop(f"{VISION}image_mean"), "image_mean is missing"),
     "short mean": (lambda d: d.set(f"{VISION}image_mean", "f32[]", [0.5, 0.5]), "are not three numbers each"),
+    "short std": (lambda d: d.set(f"{VISION}image_std", "f32[]", [0.5, 0.5]), "are not three numbers each"),
+    "endless mean": (lambda d: d.set(f"{VISION}image_mean", "f32[]", [math.inf] * 3), "are not three numbers each"),
     "std of 0": (lambda d: d.set(f"{VISION}image_std", "f32[]", [0.0] * 3), "with no std of 0"),
     "no block count": (lambda d: d.drop(f"{VISION}block_count"), "block_count is missing"),
     "no blocks": (lambda d: d.set(f"{VISION}block_count", "u32", 0), "block_count is 0"),
@@ -156,6 +201,7 @@ NO_PROJECTOR: dict[str, tuple[Edit, str]] = {
     "both GELU and SiLU": (
         lambda d: d.set("clip.use_gelu", "bool", 1).set("clip.use_silu", "bool", 1), "are both true",
     ),
+    "no first norm": (lambda d: d.drop("v.pre_ln.weight").drop("v.pre_ln.bias"), "v.pre_ln.weight is missing"),
     "no positions": (lambda d: d.drop("v.position_embd.weight"), "v.position_embd.weight is missing"),
     "no patches": (lambda d: d.drop("v.patch_embd.weight"), "v.patch_embd.weight is missing"),
     "no query": (lambda d: d.drop("v.blk.0.attn_q.weight"), "v.blk.0.attn_q.weight is missing"),
@@ -164,6 +210,7 @@ NO_PROJECTOR: dict[str, tuple[Edit, str]] = {
     "no second layer": (lambda d: d.drop("mm.2.weight"), "mm.2.weight is missing"),
     "no second bias": (lambda d: d.drop("mm.2.bias"), "mm.2.bias is missing"),
     "second layer": (lambda d: d.reshape("mm.2.weight", (32, 64)), "mm.2.weight has the shape (32, 64), not (64, 64)"),
+    "no axes": (lambda d: d.reshape("v.class_embd", ()), "v.class_embd has the shape (1,)"),
     "flat layer": (lambda d: d.reshape("mm.0.weight", (32,)), "mm.0.weight has the shape (32,)"),
     "class token of F16": (lambda d: d.reshape("v.class_embd", (32,), "F16"), "v.class_embd is F16"),
     "class token": (lambda d: d.reshape("v.class_embd", (31,)), "v.class_embd has the shape (31,)"),
@@ -182,6 +229,11 @@ def test_unsound_projectors_are_refused(tiny_pair: tuple[Path, Path], tmp_path: 
     error = refusal(lambda: check_projector(read_header(path)))
     assert words in error.why
     assert error.hint
+
+
+@pytest.mark.parametrize("key", ["clip.use_gelu", "clip.use_silu"])
+def test_other_activations_pass(tiny_pair: tuple[Path, Path], tmp_path: Path, key: str) -> None:
+    check_projector(read_header(Draft(tiny_pair[1]).set(key, "bool", 1).write(tmp_path / "mmproj.gguf")))
 
 
 def test_old_names_of_up_and_down_are_understood(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -80,6 +80,29 @@ def test_a_missing_file_a_directory_and_a_pipe_are_refused(tmp_path: Path) -> No
     assert refusal(lambda: read_header(tmp_path / "pipe")).why == "not an ordinary file"
     assert refusal(lambda: read_header(Path("/dev/zero"))).why == "not an ordinary file"
     assert "not a file name" in refusal(lambda: read_header(Path("a\0b"))).why
+    assert "file name too long" in refusal(lambda: read_header(tmp_path / ("a" * 300))).why
+
+
+def test_a_file_that_may_not_be_read_says_how_to_change_that(
+    tiny_pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated: the superuser may read everything."""
+
+    def denied(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", denied)
+    error = refusal(lambda: read_header(tiny_pair[0]))
+    monkeypatch.undo()
+    assert (error.why, error.hint) == ("cannot be opened (permission denied)", f"chmod u+r '{tiny_pair[0]}'")
+
+
+def test_a_header_may_be_longer_than_the_first_read(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Vocabularies of today make headers of 10 MB."""
+    draft = Draft(tiny_pair[0]).set("some.text", "str", "x" * 3_000_000).set("some.list", "str[]", ["y" * 99] * 70_000)
+    header = read_header(draft.write(tmp_path / "model.gguf"))
+    assert len(header.raw) > 10_000_000
+    assert header.tensors == read_header(tiny_pair[0]).tensors
 
 
 # Damaged files

@@ -91,7 +91,7 @@ def test_stages_are_heard_in_order(tiny_pair):
     with load(**files, options=SMALL, sampling=GREEDY, on_stage=lambda name, _amount: heard.append(name)) as model:
         _ = model.ask(SCENE, "What color?").text
         _ = model.ask(SCENE, "How many?").text
-    assert heard == ["loading", "looking", "reading", "writing", "reading", "writing"]
+    assert heard == ["loading", "looking", "reading", "writing", "reading", "writing", "keeping"]
 
 
 def test_a_stop_while_looking_is_an_exception_and_the_next_question_works(tiny_pair):

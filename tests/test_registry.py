@@ -79,7 +79,8 @@ ALL = "shapes, llava-v1.5-7b, llava-v1.5-13b, llava-llama-3-8b-v1_1, llava-phi-3
         ("lava-1.5-7b", "there is no model of this name", f"did you mean llava-v1.5-7b? There are {ALL}"),
         ("gpt", "there is no model of this name", f"there are {ALL}"),
         ("", "there is no model of this name", f"there are {ALL}"),
-        ("./a.gguf", "there is no model of this name", "a file is given with --model-path and --projector-path"),
+        ("a.gguf", "there is no model of this name", "a file is given with --model-path and --projector-path"),
+        ("./a", "there is no model of this name", "a file is given with --model-path and --projector-path"),
         ("shapes:Q9", "shapes is not published as Q9", "there are shapes:f16"),
     ],
 )

@@ -36,7 +36,7 @@ def test_imports_point_upstream(room):
     assert not [name for name in used if order.index(name) >= order.index(room)]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["--version"], []])
+@pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["--version"], [], ["cache"], ["cache", "clear"]])
 def test_help_and_version_load_nothing_heavy(arguments):
     code = (
         "import sys, atexit\n"

@@ -36,6 +36,8 @@ def test_without_any_of_them_the_defaults_hold(config, monkeypatch):
         ("context = 2048.5", "expected int, not 2048.5"),
         ("model = 3", "expected str, not 3"),
         ("flash_attention = 'perhaps'", "expected bool, not 'perhaps'"),
+        ("cache_size = 'much'", "expected a size such as 2 GiB, not 'much'"),
+        ("cache_size = '-1 GB'", "expected a size such as 2 GiB"),
         ("= =", "the config file cannot be read"),
     ],
 )
@@ -61,6 +63,28 @@ def test_a_config_file_that_makes_no_sense_is_a_usage_error(config, text, words)
 def test_a_value_out_of_range_is_a_usage_error(config, flags):
     with pytest.raises(UsageError, match="must be"):
         settings.resolve(flags)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (2 * 1024**3, "'2 GiB'"),
+        (500_000_000, "'500 MB'"),
+        (1536 * 1024**2, "'1.5G'"),
+        (64 * 1024, "'64kib'"),
+        (7, "'7 B'"),
+        (0, "0"),
+        (123456, "123456"),
+    ],
+)
+def test_a_size_is_bytes_or_words(config, size, text):
+    config.write_text(f"cache_size = {text}")
+    assert size == settings.resolve({}).load.cache_size
+
+
+def test_the_cache_size_can_come_from_the_environment(config, monkeypatch):
+    monkeypatch.setenv("LLAVA_CACHE_SIZE", "10 MB")
+    assert 10_000_000 == settings.resolve({}).load.cache_size
 
 
 def test_switches_can_be_set_by_words(config, monkeypatch):

@@ -14,6 +14,7 @@ from huggingface_hub import constants
 
 from llava_cli import gguf_file, registry
 from llava_cli.errors import ModelMissing, ModelUnusable
+from llava_cli.gguf_file import read_header
 from llava_cli.registry import FileSpec, ModelSpec
 from llava_cli.weights import Weights, find_weights, open_weights
 from tests.tiny_model import write_tiny_model, write_tiny_projector
@@ -85,6 +86,13 @@ def test_any_snapshot_will_do(hub: Path, main: str | None) -> None:
     assert find_weights(SPEC) == Weights(model, projector)
 
 
+def test_what_main_says_never_leads_out_of_the_snapshots(hub: Path) -> None:
+    model, projector = (in_cache(hub, MAIN, name) for name in ("model.gguf", "mmproj.gguf"))
+    in_cache(hub, "../elsewhere", "model.gguf")
+    point_main_to(hub, "../elsewhere")
+    assert find_weights(SPEC) == Weights(model, projector)
+
+
 def test_a_link_to_nothing_is_not_a_file(hub: Path) -> None:
     in_cache(hub, MAIN, "mmproj.gguf")
     in_cache(hub, MAIN, "model.gguf").resolve().unlink()
@@ -133,17 +141,26 @@ def test_pinned_files_are_downloaded_by_their_revision(hub: Path) -> None:
     assert f": {first} && {second} --revision {PINNED}; " in caught.value.hint
 
 
-def test_hf_is_named_by_its_place_if_it_is_not_on_the_path(hub: Path, tmp_path: Path) -> None:
-    (tmp_path / "hf").touch()
+def test_hf_is_named_by_its_place_if_it_is_not_on_the_path(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hf").touch(mode=0o755)
     with pytest.raises(ModelMissing) as caught:
         find_weights(SPEC)
     assert f": {tmp_path / COMMAND}; " in caught.value.hint
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ModelMissing) as caught:
+        find_weights(SPEC)
+    assert f": {COMMAND}; " in caught.value.hint
 
 
 def test_a_file_the_registry_does_not_know_is_said_to_be_one(hub: Path) -> None:
     """The cache calls large files by their sha256, so this costs nothing."""
-    in_cache(hub, MAIN, "model.gguf", blob="2" * 64)
+    known = in_cache(hub, MAIN, "model.gguf", blob="1" * 64)
     in_cache(hub, MAIN, "mmproj.gguf", blob="3" * 64)
+    assert find_weights(SPEC).notes == ()
+    known.unlink()
+    in_cache(hub, MAIN, "model.gguf", blob="2" * 64)
     (note,) = find_weights(SPEC).notes
     assert "model.gguf: the file in the cache is not the one this list knows" in note
     assert "(sha256 222222222222… instead of 111111111111…)" in note
@@ -215,6 +232,16 @@ def test_bundled_files_are_in_the_package(tmp_path: Path, monkeypatch: pytest.Mo
     assert find_weights(spec) == Weights(model, projector)
 
 
+def test_the_table_says_of_shapes_what_its_files_say() -> None:
+    spec = registry.find("shapes")
+    opened = open_weights(spec)
+    model, projector = read_header(opened.model).metadata, read_header(opened.projector).metadata
+    size, patch = projector["clip.vision.image_size"], projector["clip.vision.patch_size"]
+    assert spec.context == model["llama.context_length"]
+    assert spec.picture_tokens == (int(str(size)) // int(str(patch))) ** 2
+    assert opened.notes == ()
+
+
 # What is checked before llama.cpp sees them
 
 
@@ -247,6 +274,23 @@ def test_a_damaged_download_names_the_command_that_replaces_it(hub: Path, tmp_pa
     with pytest.raises(ModelUnusable, match="bytes are missing at its end") as caught:
         open_weights(SPEC)
     assert caught.value.hint == "hf download someone/tiny-llava model.gguf --force-download"
+
+
+def test_other_faults_of_a_download_keep_their_own_hint(hub: Path, tmp_path: Path) -> None:
+    """Downloading again would not make files fit that do not."""
+    in_cache(hub, MAIN, "mmproj.gguf", content=write_tiny_projector(tmp_path / "p.gguf", out_width=96).read_bytes())
+    in_cache(hub, MAIN, "model.gguf", content=write_tiny_model(tmp_path / "m.gguf").read_bytes())
+    with pytest.raises(ModelUnusable, match="its picture embeddings are 96 wide") as caught:
+        open_weights(SPEC)
+    assert caught.value.hint == "use the projector (mmproj) that was published together with this model"
+
+
+def test_a_damaged_file_of_ones_own_names_no_repository(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(tiny_pair[0].read_bytes()[:-100])
+    with pytest.raises(ModelUnusable, match="bytes are missing at its end") as caught:
+        open_weights(local(cut, tiny_pair[1]))
+    assert caught.value.hint == "download it again: the file is damaged or not complete"
 
 
 def test_the_front_room_offers_the_others() -> None:

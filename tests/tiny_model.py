@@ -104,7 +104,7 @@ def write_tiny_projector(
     out_width: int | None = None,
     dtype: type[np.floating[Any]] = np.float32,
 ) -> Path:
-    """Write a CLIP tower and a two-layer projector with random weights.
+    """Write a CLIP tower (SigLIP's kind without `class_token`) and a two-layer projector with random weights.
 
     `None` leaves a key out, as old files do. `out_width` makes a projector for another model than `shape`'s.
     """
@@ -136,15 +136,15 @@ def write_tiny_projector(
     tensors = {
         "v.patch_embd.weight": draw(wide, 3, patch, patch),
         "v.position_embd.weight": draw(shape.patches + class_token, wide),
-        "v.pre_ln.weight": draw.norm(wide),
-        "v.pre_ln.bias": draw(wide),
         "mm.0.weight": draw(out, wide),
         "mm.0.bias": draw(out),
         "mm.2.weight": draw(out, out),
         "mm.2.bias": draw(out),
     }
     if class_token:
-        tensors["v.class_embd"] = draw(wide)
+        tensors |= {"v.class_embd": draw(wide), "v.pre_ln.weight": draw.norm(wide), "v.pre_ln.bias": draw(wide)}
+    else:
+        tensors["v.patch_embd.bias"] = draw(wide)
     for block in (f"v.blk.{n}." for n in range(shape.vision_layers)):
         for name, rows, columns in (
             *((name, wide, wide) for name in ("attn_q", "attn_k", "attn_v", "attn_out")),
