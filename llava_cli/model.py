@@ -272,6 +272,7 @@ def _picture_parts(source: PictureSource | Sequence[PictureSource] | None) -> li
 
 def _open_llama(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> Any:
     """Open llama.cpp on the model file by `options`."""
+    import jinja2
     import llama_cpp
     from llama_cpp import llama_cpp as c
 
@@ -304,6 +305,9 @@ def _open_llama(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> 
                 path.name, f"llama.cpp cannot make a context of {options.context} ({complaint})"
             ) from error
         raise ModelUnusable(path.name, f"llama.cpp cannot open it ({complaint})") from error
+    except jinja2.TemplateError as error:
+        # `Llama` compiles the file's chat template, although our handler never uses it.
+        raise ModelUnusable(path.name, f"its chat template is broken ({error})") from error
     finally:
         c.llama_model_default_params = standard
 

@@ -4,12 +4,14 @@ import os
 import random
 import re
 import shutil
+import time
 
 import llama_cpp
 import numpy as np
 import pytest
 
 from llava_cli import PrefixCache, Sampling, handler
+from llava_cli.gguf_file import file_identity
 from llava_cli.pictures import Picture
 from llava_cli.settings import data_dir
 from llava_cli.timeline import up_to_first_picture
@@ -222,6 +224,19 @@ def test_other_weights_under_an_old_name_know_nothing(tmp_path, which, found):
     assert (expected.text, found) == (reply.text, took(reply))
 
 
+def test_a_change_behind_the_first_megabyte_is_noticed_even_with_the_old_times(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(bytes(2_000_000))
+    times, before = path.stat(), file_identity(path, time.time_ns())
+    time.sleep(0.05)  # file systems count time in steps
+    with path.open("r+b") as file:
+        file.seek(1_900_000)
+        file.write(b"x")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert None not in (before, after := file_identity(path, time.time_ns() + 10**9))
+    assert before != after
+
+
 @pytest.mark.parametrize("which", [0, 1], ids=["model", "projector"])
 def test_a_file_that_changes_while_it_is_open_is_not_trusted(tmp_path, which):
     pair = write_tiny_pair(tmp_path)
@@ -301,10 +316,15 @@ def test_an_entry_under_the_name_of_another_is_no_hit(tiny_pair, known):
     assert (expected.text, (0, 0)) == (reply.text, took(reply))
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(SCENE)], ids=str)
+def a_link_to_itself(path):
+    """Put it elsewhere, and link to it."""
+    path.symlink_to(shutil.copy(entry("embeddings").with_name("copy"), path.parent.parent))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, a_link_to_itself])
 def test_what_is_no_file_is_no_entry(tiny_pair, known, make):
     path = entry("prefix")
-    path.unlink()
+    path.rename(path.with_name("copy"))
     make(path)
     assert (0, 0) == took(ask(tiny_pair))
 

@@ -128,8 +128,8 @@ def vary(text: str, rng: random.Random, *, pictures: bool = True) -> str:
         text = text.replace("this picture", "the picture")
     if rng.random() < 0.15:
         text = text.lower()
-    if rng.random() < 0.15 and len(text) > 1:
-        text = text.rstrip("?.")
+    if rng.random() < 0.15:
+        text = text.rstrip("?.") or text
     return text
 
 

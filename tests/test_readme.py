@@ -1,0 +1,71 @@
+"""What the README shows is what happens."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llava_cli import registry
+from tests.processes import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    """Return the fenced blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def shown_sessions():
+    """Return each `$ command` of the README with the output under it."""
+    return [
+        (command, output.strip())
+        for block in blocks("console")
+        for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, flags=re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize(("command", "output"), shown_sessions())
+def test_a_session_prints_what_is_shown(command, output, tmp_path):
+    program = tmp_path / "llava"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m llava_cli "$@"\n')
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-c", f"{command} -t 0"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert output.splitlines()[:1] == done.stdout.splitlines()
+    assert len(output.splitlines()[1:]) == len(done.stderr.splitlines())
+
+
+def test_there_are_sessions_to_check():
+    assert len(shown_sessions()) == 3
+
+
+def test_the_python_snippet_runs(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    exec(blocks("python")[0], {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("red\n3")
+    assert re.search(r"^3yes \d+ \d+$", printed, flags=re.MULTILINE)
+
+
+def test_the_two_set_up_commands_are_there():
+    assert [line for line in README.splitlines() if "pip install" in line and line.startswith((".venv", "python"))] == [
+        "python -m venv .venv && .venv/bin/pip install . && .venv/bin/llava ask examples/scene.png "
+        '"What color is the circle?" -m shapes',
+        ".venv/bin/pip install -e '.[dev]' && .venv/bin/pytest",
+    ]
+
+
+def test_every_model_of_the_registry_is_in_the_table():
+    named = re.findall(r"^\| `([^`]+)` \|", README, flags=re.MULTILINE)
+    assert [spec.name for spec in registry.all_specs()] == named
+
+
+def test_the_links_into_the_repository_lead_somewhere():
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert [target for target in targets if not (ROOT / Path(target)).exists()] == []
