@@ -33,14 +33,14 @@ def accuracy(model, seeds=SCENES):
 @pytest.fixture(scope="module")
 def shapes():
     """Open the bundled model once for all facts that do not change it."""
-    with load("shapes", options=OPTIONS) as model:
+    with load("shapes", options=OPTIONS, cache=False) as model:
         yield model
 
 
 def test_the_bundled_files_are_small_and_need_no_repair():
     weights = find_weights(registry.find("shapes"))
     assert weights.model.stat().st_size + weights.projector.stat().st_size <= 12_000_000
-    with load("shapes", options=OPTIONS) as model:
+    with load("shapes", options=OPTIONS, cache=False) as model:
         assert model.notes == ()
 
 
@@ -85,7 +85,7 @@ def test_its_answers_are_those_of_pytorch(shapes):
 
 def test_without_the_mended_token_order_it_sees_worse(shapes, monkeypatch):
     monkeypatch.setattr(vision._TokenOrder, "mend", lambda order, _node: bool(setattr(order, "hits", 1)) or True)
-    with load("shapes", options=OPTIONS) as wrong:
+    with load("shapes", options=OPTIONS, cache=False) as wrong:
         assert accuracy(wrong) <= accuracy(shapes) - 0.03
 
 
@@ -93,7 +93,7 @@ def test_without_the_feature_layer_it_hardly_sees(shapes, tmp_path):
     weights = find_weights(registry.find("shapes"))
     stock = tmp_path / "stock.gguf"
     write_copy(read_header(weights.projector), stock, drop=["clip.vision.feature_layer"])
-    with load(model_path=weights.model, projector_path=stock, options=OPTIONS) as wrong:
+    with load(model_path=weights.model, projector_path=stock, options=OPTIONS, cache=False) as wrong:
         assert accuracy(wrong) <= accuracy(shapes) - 0.2
 
 
