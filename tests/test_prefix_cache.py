@@ -251,6 +251,13 @@ def test_a_file_that_changes_while_it_is_open_is_not_trusted(tmp_path, which):
     assert [] == kept()
 
 
+def test_of_a_model_that_forgets_cells_by_itself_only_embeddings_are_kept(tiny_pair, monkeypatch):
+    monkeypatch.setattr(llama_cpp.llama_cpp, "llama_model_n_swa", lambda _model: 4096)
+    expected = ask(tiny_pair, cache=False).text
+    assert [expected] * 2 == [ask(tiny_pair).text for _ in range(2)]
+    assert [entry("embeddings")] == kept()
+
+
 def test_cells_evaluated_in_other_company_are_not_kept(tiny_pair):
     """Their last bits may differ from those of a prefix computed alone, and so may an answer."""
     long = "The assistant gives helpful, detailed and polite answers. " * 12
