@@ -11,6 +11,7 @@ import contextlib
 import hmac
 import io
 import json
+import mmap
 import os
 import re
 import shutil
@@ -81,7 +82,7 @@ class CacheFiles:
             with contextlib.suppress(OSError):
                 os.utime(self._path(kind, key))
 
-    def read(self, kind: str, key: Key) -> bytearray | None:
+    def read(self, kind: str, key: Key) -> memoryview | None:
         """Return the payload kept under `key`; None if there is none. What is no good is removed."""
         if self.refusal:
             return None
@@ -109,7 +110,7 @@ class CacheFiles:
         with private_files.only_writer(part) as file:
             if file is None or path.exists():
                 return
-            facts = {"kind": kind, "key": key, "about": about, "created": time.time()}
+            facts = {"kind": kind, "key": key, "about": about, "created": int(time.time())}
             header = json.dumps({**facts, "length": len(payload), "hash": self._hash(b"payload", payload)}).encode()
             front = _FRONT.pack(_MAGIC, len(header), bytes.fromhex(self._hash(_MAGIC, header)))
             self._make_room(len(front) + len(header) + len(payload))
@@ -169,14 +170,13 @@ class CacheFiles:
             raise _Damaged
         return header
 
-    def _payload(self, file: io.FileIO, header: Mapping[str, Any]) -> bytearray:
-        payload = bytearray(header["length"])
+    def _payload(self, file: io.FileIO, header: Mapping[str, Any]) -> memoryview:
+        payload = _memory(header["length"])
         digest = hmac.new(self._secret, b"payload\0", "sha256")
-        with memoryview(payload) as view:
-            done = 0
-            while count := file.readinto(view[done : done + _CHUNK]):
-                digest.update(view[done : done + count])
-                done += count
+        done = 0
+        while count := file.readinto(payload[done : done + _CHUNK]):
+            digest.update(payload[done : done + count])
+            done += count
         if not hmac.compare_digest(digest.hexdigest(), header["hash"]):
             raise _Damaged
         return payload
@@ -221,3 +221,16 @@ class CacheFiles:
             return [path for path in self.directory.iterdir() if pattern.fullmatch(path.name)]
         except OSError:
             return []
+
+
+def _memory(length: int) -> memoryview:
+    """Return writable memory of its own, that goes back to the system when it is let go; raise `MemoryError`."""
+    try:
+        pages = mmap.mmap(-1, max(length, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        # Handing out 325 MB in small pages takes as long as reading them.
+        with contextlib.suppress(OSError):
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(pages)[:length]

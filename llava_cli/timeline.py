@@ -173,7 +173,7 @@ class KvCache:
         written = c.llama_state_seq_get_data(context, _pointer_to(state), len(state), 0)
         return state if written == len(state) else bytearray()
 
-    def restore(self, prefix: Sequence[Cell], state: bytearray) -> bool:
+    def restore(self, prefix: Sequence[Cell], state: bytearray | memoryview) -> bool:
         """Make the cache hold `prefix` and nothing else, from what `save` returned; False leaves it empty.
 
         llama.cpp trusts these bytes: whoever calls has made sure that they are what was saved.
@@ -252,5 +252,5 @@ def _runs_of(cells: Sequence[Cell]) -> list[tuple[int, int]]:
     return [(sum(lengths[:i]), sum(lengths[: i + 1])) for i in range(len(lengths))]
 
 
-def _pointer_to(state: bytearray) -> Any:
+def _pointer_to(state: bytearray | memoryview) -> Any:
     return (ctypes.c_uint8 * len(state)).from_buffer(state)

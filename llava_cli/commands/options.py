@@ -1,0 +1,80 @@
+"""The options that several commands share: the same name, the same short form and the same words everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llava_cli import settings
+
+_LOAD, _SAMPLING = settings.LoadOptions(), settings.Sampling()
+
+HELP = {"help_option_names": ["-h", "--help"]}
+"""`context_settings` of every command group."""
+
+Model = Annotated[str | None, typer.Option("--model", "-m", help="Which model.", show_default=settings.DEFAULT_MODEL)]
+System = Annotated[
+    str | None,
+    typer.Option("--system", "-s", help="System prompt, in place of the one the model was trained with."),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        "-t",
+        help="How freely to draw; 0: always the likeliest token.",
+        show_default=str(_SAMPLING.temperature),
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", "-n", help="Longest answer, in tokens.", show_default=str(_SAMPLING.max_tokens)),
+]
+Seed = Annotated[int | None, typer.Option(help="Repeat an answer that was drawn with this seed.")]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        help="Draw only from the likeliest tokens that have this share together.", show_default=str(_SAMPLING.top_p)
+    ),
+]
+
+Stats = Annotated[bool, typer.Option("--stats", help="Print one line of numbers to stderr.")]
+Plain = Annotated[bool, typer.Option("--plain", help="No Markdown, colours or moving lines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No stages and notes on stderr.")]
+Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+
+ModelPath = Annotated[Path | None, typer.Option(help="A model file (GGUF) on disk.", rich_help_panel="Your own files")]
+ProjectorPath = Annotated[
+    Path | None, typer.Option(help="Its projector file (mmproj GGUF).", rich_help_panel="Your own files")
+]
+PromptLayout = Annotated[
+    str,
+    typer.Option(
+        help="Its prompt layout: llava_v1, mistral_instruct, chatml_direct, llama3 or phi3.",
+        rich_help_panel="Your own files",
+    ),
+]
+
+Frame = Annotated[int, typer.Option(help="Which frame or page of an animation, from 0.", rich_help_panel="Picture")]
+AllowTruncated = Annotated[
+    bool, typer.Option("--allow-truncated", help="Use what is there of a cut file.", rich_help_panel="Picture")
+]
+
+Context = Annotated[
+    int | None,
+    typer.Option(help="Context window, in tokens.", show_default=str(_LOAD.context), rich_help_panel="Machine"),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="CPU threads.", show_default="one per physical core", rich_help_panel="Machine"),
+]
+Cache = Annotated[
+    bool,
+    typer.Option(
+        "--cache/--no-cache",
+        help="Keep what was read of the picture on disk, and use what is there.",
+        rich_help_panel="Machine",
+    ),
+]
