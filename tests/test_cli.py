@@ -163,9 +163,9 @@ def test_the_same_works_as_a_module_and_says_its_version():
 
 def test_a_bug_is_one_line_unless_debugging(monkeypatch):
     code = (
-        "import sys, llava_cli.cli as cli\n"
+        "import sys, llava_cli.cli as cli, llava_cli.settings as settings\n"
         "def broken(*a, **k): raise KeyError('oops')\n"
-        "cli.settings.resolve = broken\n"
+        "settings.resolve = broken\n"
         f"sys.argv = ['llava', 'ask', {SCENE!r}, 'What?']\n"
         "cli.main()\n"
     )

@@ -106,14 +106,17 @@ def held_out_rows(writer: Writer, first: int, count: int) -> list[tuple[int, Row
 class Eyes:
     """Features of scenes: from the file while the tower is frozen, from the tower when it learns."""
 
-    def __init__(self, run: Path, model: Speaker) -> None:
-        self.features = np.load(run / "features.npy", mmap_mode="r")
+    def __init__(self, run: Path, model: Speaker, *, frozen: bool) -> None:
+        path = run / "features.npy"
+        if frozen and not path.exists():
+            cache_features(run, Config())
+        self.features = np.load(path, mmap_mode="r") if frozen else None
         self.data = load(run)
         self.tower = model.tower
-        self.frozen = True
+        self.frozen = frozen
 
     def __call__(self, seeds: np.ndarray) -> Tensor:
-        if self.frozen:
+        if self.frozen and self.features is not None:
             return torch.from_numpy(self.features[seeds].astype(np.float32))
         features: Tensor = self.tower(normalise(torch.from_numpy(np.array(self.data.pixels[seeds]))))
         return features
@@ -162,8 +165,8 @@ class Trainer:
         self.teacher.load_state_dict(torch.load(run / "tower.pt")["model"])
         self.teacher.heads.requires_grad_(requires_grad=False)
         self.model.tower = self.teacher.tower
-        self.eyes = Eyes(run, self.model)
-        self.count = len(self.eyes.features) - HELD_OUT
+        self.eyes = Eyes(run, self.model, frozen=options.together < 1)
+        self.count = len(self.eyes.data.pixels) - HELD_OUT
         self.watched = held_out_rows(self.writer, self.count, 240)
         self.optimizers = Optimizers(self.model, options.rate, muon=not options.adamw)
         self.hidden = torch.compile(self.model.llama.hidden, dynamic=False)
@@ -256,8 +259,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = Options(**vars(parser.parse_args()))
     torch.set_num_threads(options.threads)
-    if not (options.run / "features.npy").exists():
-        cache_features(options.run, Config())
     train(options)
 
 
