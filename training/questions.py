@@ -227,8 +227,8 @@ MAKERS: dict[str, Callable[[Scene, random.Random], Answered | None]] = {
 }
 # How often each kind is trained: what is hard to learn, and what teaches most, comes more often.
 WEIGHTS = {
-    "color": 9, "shape": 4, "count": 3, "count_of": 22, "exists": 9, "background": 3, "relation": 34,
-    "size": 9, "describe": 12, "top_down": 12, "other": 4, "absent": 3,
+    "color": 9, "shape": 4, "count": 5, "count_of": 42, "exists": 9, "background": 3, "relation": 28,
+    "size": 9, "describe": 14, "top_down": 8, "other": 4, "absent": 3,
 }  # fmt: skip
 
 
