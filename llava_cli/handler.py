@@ -23,6 +23,7 @@ from llama_cpp import llama_cpp as c
 from llama_cpp.llama_chat_format import Llava15ChatHandler
 
 from llava_cli import engine_log
+from llava_cli.ahead import Ahead
 from llava_cli.answer_text import PieceDecoder
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
 from llava_cli.gguf_file import repaired_projector
@@ -85,11 +86,12 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self.layout = find_layout(layout)
         self.on_stage = on_stage
         self.stopped = threading.Event()
-        """Set it (from a signal handler or another thread) to stop whatever runs; the next question clears it."""
+        """Set by `stop`, and by Ctrl-C in the middle of llama.cpp; the next question clears it."""
         self.reading = Reading()
         self._projector = projector
         self._facts = TowerFacts.read(projector)
         self._embeddings: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._ahead = Ahead()
         self._disk = cache
         self._shelf: Shelf | None = None
         self._unkept: dict[str, tuple[str, NDArray[np.float32]]] = {}
@@ -169,6 +171,20 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._keep_embeddings()
         return self._embeddings[picture.sha256]
 
+    def prepare(self, llama: Any, picture: Picture) -> None:
+        """Begin to look at `picture` in a thread and return at once; the question about it takes what there is then.
+
+        A question that does not show it ends that, and so does `stop`. What goes wrong shows when it is asked about.
+        """
+        self._adopt(llama)
+        if picture.sha256 not in self._embeddings and not self._fetch(picture):
+            self._ahead.begin(picture, self._encode_ahead)
+
+    def stop(self) -> None:
+        """Stop whatever runs, from a signal handler or another thread; the next question begins anew."""
+        self.stopped.set()
+        self._ahead.stop()
+
     def keep(self) -> None:
         """Put on disk what was read of pictures and is not there; what stands behind the first one is forgotten.
 
@@ -191,14 +207,15 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             raise UsageError("chat handler", "it belongs to another Llama", hint="make one LlavaChatHandler per Llama")
         c.llama_set_abort_callback(llama.ctx, self._abort, None)
         self._llama, self._cache = llama, KvCache(llama)
+        # `Llama` frees what is on this stack, the newest first, when it is closed.
+        llama._stack.callback(self._release)
         if self._disk is not None:
             self._shelf = self._disk.shelf(llama, self._projector, self._made_ns)
-            # `Llama` frees what is on this stack, the newest first, when it is closed.
-            llama._stack.callback(self._release)
             atexit.register(_keep_at_exit, weakref.ref(self))
 
     def _release(self) -> None:
         """Let go of a `Llama` that is about to be closed."""
+        self._ahead.close()
         try:
             if not sys.is_finalizing():
                 self.keep()
@@ -254,7 +271,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             raise EngineFailed("llama.cpp", f"it could not read the prompt ({error})") from error
 
     def _look(self, pictures: Sequence[Picture]) -> None:
-        """Encode those `pictures` whose embeddings are not in memory; the tower is open only meanwhile."""
+        """Bring the embeddings of `pictures` into memory: from disk, or by looking at them."""
+        self._ahead.give_up_all_but({picture.sha256 for picture in pictures})
         for picture in pictures:
             if picture.sha256 in self._embeddings or self._fetch(picture):
                 self._embeddings.move_to_end(picture.sha256)
@@ -262,15 +280,34 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         if missing:
             self._tell("looking", 0)
             start = time.monotonic()
-            with Tower(self._projector, self._llama, self.stopped) as tower:
-                for picture in missing:
-                    self._embeddings[picture.sha256] = tower.encode(picture)
-                    self.reading.pictures_encoded += 1
-                    if self._shelf is not None:
-                        self._unkept[picture.sha256] = picture.name, self._embeddings[picture.sha256]
+            for picture, rows in self._encode(missing):
+                self._embeddings[picture.sha256] = rows
+                self.reading.pictures_encoded += 1
+                if self._shelf is not None:
+                    self._unkept[picture.sha256] = picture.name, rows
             self.reading.look_seconds += time.monotonic() - start
         while len(self._embeddings) > max(_EMBEDDINGS_KEPT, len(pictures)):
             self._embeddings.popitem(last=False)
+
+    def _encode(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, NDArray[np.float32]]]:
+        """Yield embeddings, those that were made ahead first; the tower is open only for the rest."""
+        rest = []
+        for picture in pictures:
+            rows = self._ahead.take(picture.sha256, self.stopped)
+            if rows is None:
+                rest.append(picture)
+            else:
+                yield picture, rows
+        if self.stopped.is_set():
+            raise Stopped("picture", "stopped while looking at it")
+        if rest:
+            with Tower(self._projector, self._llama, self.stopped) as tower:
+                for picture in rest:
+                    yield picture, tower.encode(picture)
+
+    def _encode_ahead(self, picture: Picture, stopped: threading.Event) -> NDArray[np.float32]:
+        with Tower(self._projector, self._llama, stopped) as tower:
+            return tower.encode(picture)
 
     def _fetch(self, picture: Picture) -> bool:
         """Take the embeddings of `picture` from disk, if they are there."""

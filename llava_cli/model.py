@@ -138,9 +138,17 @@ class Model:
         """Return the image features as the language model receives them, float32 `(n_tokens, n_embd)`."""
         return self._handler.embed(self._llama, open_picture(picture)).copy()
 
+    def prepare(self, picture: PictureSource) -> None:
+        """Begin to look at a picture that will be asked about, while its user still types; return at once.
+
+        The next question with it waits for what is left of that; one without it, and `stop`, end it. Doing it twice
+        does no harm, and what goes wrong shows when the picture is asked about.
+        """
+        self._handler.prepare(self._llama, open_picture(picture))
+
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the text so far stays."""
-        self._handler.stopped.set()
+        self._handler.stop()
 
     def _reply(self, messages: list[dict[str, Any]], sampling: Sampling, on_end: Callable[[str], None]) -> Reply:
         return Reply(self._llama, self._handler, messages, sampling, on_end)
