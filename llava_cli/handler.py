@@ -70,8 +70,9 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
     """Run LLaVA as its authors do: their prompt, their image features, every picture read once.
 
     `clip_model_path` is the projector (mmproj) file; a repaired copy is made if it needs one. `layout` is a name
-    of `llava_cli.prompts.LAYOUTS`. `detail` is how closely a LLaVA-1.6 looks at pictures that do not say. One handler serves one `Llama`. With a `cache` (`llava_cli.PrefixCache()`),
-    what was read of a picture is kept on disk when the `Llama` is closed or turns to another picture.
+    of `llava_cli.prompts.LAYOUTS`. `detail` is how closely a LLaVA-1.6 looks at pictures that do not say. One
+    handler serves one `Llama`. With a `cache` (`llava_cli.PrefixCache()`), what was read of a picture is kept on
+    disk when the `Llama` is closed or turns to another picture.
     """
 
     def __init__(
