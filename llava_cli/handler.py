@@ -32,7 +32,7 @@ from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_un
 from llava_cli.pictures import Picture
 from llava_cli.prefix_cache import PrefixCache, Shelf
 from llava_cli.prompts import Message, find_layout
-from llava_cli.settings import Detail, LoadOptions, cache_dir
+from llava_cli.settings import Detail, LoadOptions, cache_dir, require_detail
 from llava_cli.timeline import Cell, KvCache, PictureCell, cells_of, up_to_first_picture
 from llava_cli.vision import Tower, TowerFacts, View
 
@@ -90,6 +90,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._made_ns = time.time_ns()
         super().__init__(clip_model_path=str(projector), verbose=verbose)
         self.layout = find_layout(layout)
+        require_detail(detail)
         self.detail = detail
         self.on_stage = on_stage
         self.stopped = threading.Event()

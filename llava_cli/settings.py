@@ -22,6 +22,9 @@ DEFAULT_MODEL = "llava-v1.5-7b"
 DEFAULT_QUESTION = "Describe this picture."
 APP = "llava"
 
+ROOM_FOR_WORDS = 1024
+"""Cells that a context window of no set size has at least beside the model's largest picture."""
+
 Detail = Literal["low", "high"]
 
 
@@ -49,7 +52,7 @@ class LoadOptions:
 
     context: int = 0
     """Cells of the context window: tokens and picture tokens together. Costs 512 KiB each on a 7B model.
-    0: what the model's largest picture leaves room beside, 2048 for LLaVA-1.5 and 4096 for LLaVA-1.6."""
+    0: room for the model's largest picture and `ROOM_FOR_WORDS`; so 2048 for LLaVA-1.5, 4096 for LLaVA-1.6."""
     detail: Detail = "high"
     """How closely a LLaVA-1.6 looks at pictures that do not say: `low` is the overview alone. Others have one look."""
     threads: int = 0

@@ -31,7 +31,7 @@ class Tiling:
     """What a picture may be brought to before it is cut, in pixels: whole tiles. The authors call them pinpoints."""
     side: int
     """Pixels of a tile's side."""
-    tokens: int
+    side_tokens: int
     """Embeddings of a tile's side: a tile gives the square of it."""
     newline: bytes
     """The embedding that ends a row, float32."""
@@ -44,7 +44,7 @@ class Tiling:
     def token_count(self, size: Size) -> int:
         """Return how many embeddings a picture of `size` takes."""
         rows, columns = self._kept(size)
-        return self.tokens**2 + len(rows) * (len(columns) + 1)
+        return self.side_tokens**2 + len(rows) * (len(columns) + 1)
 
     def overview(self, picture: Picture) -> bytes:
         """Return the whole picture as one tile, RGB; its sides are squeezed, not padded."""
@@ -78,8 +78,8 @@ class Tiling:
 
         columns, rows = self._grid(size)
         width = overview.shape[1]
-        laid_out = np.stack(grid).reshape(rows, columns, self.tokens, self.tokens, width).swapaxes(1, 2)
-        plane = laid_out.reshape(rows * self.tokens, columns * self.tokens, width)
+        laid_out = np.stack(grid).reshape(rows, columns, self.side_tokens, self.side_tokens, width).swapaxes(1, 2)
+        plane = laid_out.reshape(rows * self.side_tokens, columns * self.side_tokens, width)
         kept_rows, kept_columns = self._kept(size)
         plane = plane[kept_rows.start : kept_rows.stop, kept_columns.start : kept_columns.stop]
         ends = np.broadcast_to(np.frombuffer(self.newline, dtype=np.float32), (len(plane), 1, width))
@@ -103,7 +103,7 @@ class Tiling:
     def _kept(self, size: Size) -> tuple[range, range]:
         """Return which rows and columns of the plane of tokens show the picture: `unpad_image` of `llava_arch.py`."""
         width, height = size
-        columns, rows = (count * self.tokens for count in self._grid(size))
+        columns, rows = (count * self.side_tokens for count in self._grid(size))
         # Rounded as in transformers, where a product like 23.999999999999996 is 24.
         if width / height > columns / rows:
             padding = (rows - int(round(height * (columns / width), 7))) // 2

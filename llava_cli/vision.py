@@ -21,7 +21,7 @@ from llava_cli import engine_log
 from llava_cli.errors import EngineFailed, Stopped
 from llava_cli.gguf_file import read_header
 from llava_cli.gguf_projector import grid_sizes, newline_tensor
-from llava_cli.settings import Detail, LoadOptions
+from llava_cli.settings import ROOM_FOR_WORDS, Detail, LoadOptions
 from llava_cli.tiles import Tiling
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ PADDING = (122, 116, 104)
 
 FEATURES_VERSION = 2
 """Raise it with every change here that changes embeddings by a bit: those on disk are then made anew."""
-
-_FOR_WORDS = 1024
-"""Cells that a window has at least beside the largest picture: for the prompt, the question and the answer."""
 
 _BAND = 256
 _NODES_BETWEEN_LOOKS = 32
@@ -123,7 +120,7 @@ class TowerFacts:
     def window(self, options: LoadOptions) -> int:
         """Return how many cells the context window gets by `options`."""
         largest = self.square_tokens if self.tiling is None or options.detail == "low" else self.tiling.most_tokens
-        return options.context or -(-(largest + _FOR_WORDS) // 1024) * 1024
+        return options.context or -(-(largest + ROOM_FOR_WORDS) // 1024) * 1024
 
 
 class Tower:
@@ -166,14 +163,19 @@ class Tower:
 
         Raise `EngineFailed` when they cannot be right, `Stopped` when the user asked to stop.
         """
+        import numpy as np
+
         tiling = self._facts.tiling
         if tiling is None:
-            return self._encode_square(square_pixels(picture, self._facts.image_size), picture.name)
-        overview = self._encode_square(tiling.overview(picture), picture.name)
-        if detail == "low":
-            return overview
-        tiles = [self._encode_square(tile, picture.name) for tile in tiling.cut(picture)]
-        return tiling.join((picture.width, picture.height), overview, tiles)
+            features = self._encode_square(square_pixels(picture, self._facts.image_size), picture.name)
+        else:
+            features = self._encode_square(tiling.overview(picture), picture.name)
+            if detail == "high":
+                tiles = [self._encode_square(tile, picture.name) for tile in tiling.cut(picture)]
+                features = tiling.join((picture.width, picture.height), features, tiles)
+        if not np.isfinite(features).all():
+            raise EngineFailed(picture.name, "the image features are not numbers; is the projector file damaged?")
+        return features
 
     def _encode_square(self, pixels: bytes, name: str) -> NDArray[np.float32]:
         import numpy as np
@@ -198,10 +200,7 @@ class Tower:
                 hint="this version of llama-cpp-python is unknown: pip install 'llama-cpp-python==0.3.36'",
             )
         output = self._c.mtmd_get_output_embd(self._context)
-        features = np.ctypeslib.as_array(output, shape=(count * self._width,)).reshape(count, self._width).copy()
-        if not np.isfinite(features).all():
-            raise EngineFailed(name, "the image features are not numbers; is the projector file damaged?")
-        return features
+        return np.ctypeslib.as_array(output, shape=(count * self._width,)).reshape(count, self._width).copy()
 
     def _chunk(self, pixels: bytes, stack: ExitStack) -> Any:
         """Hand the pixels to libmtmd and return its one picture chunk; `stack` frees what it made."""

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_cli import LoadOptions, handler
-from llava_cli.errors import ContextTooSmall, UsageError
+from llava_cli import LlavaChatHandler, LoadOptions, handler
+from llava_cli.errors import ContextTooSmall, EngineFailed, UsageError
 from llava_cli.gguf_file import repaired_projector
 from llava_cli.pictures import open_picture
 from llava_cli.prompts import Message
 from llava_cli.tiles import Tiling
 from llava_cli.vision import TowerFacts
+from tests.gguf_draft import Draft
 from tests.processes import SCENE, files_of, llava
 from tests.questions import ANSWER, OTHER, QUESTION, ask, kept, opened, took
 from tests.test_handler import Engine, alone, assistant, user
@@ -173,7 +174,11 @@ def test_openai_messages_say_it_as_openai_does(engine, detail, cells):
 
 
 def test_another_word_for_it_is_a_mistake_of_the_user(tiled_pair):
-    for wrong in (lambda: LoadOptions(detail="medium"), lambda: noise(1, detail="medium")):
+    for wrong in (
+        lambda: LoadOptions(detail="medium"),
+        lambda: noise(1, detail="medium"),
+        lambda: LlavaChatHandler(tiled_pair[1], detail="medium"),
+    ):
         with pytest.raises(UsageError, match="must be low or high, not 'medium'"):
             wrong()
     done = llava("ask", SCENE, QUESTION, "--detail", "medium", *files_of(tiled_pair))
@@ -229,6 +234,15 @@ def test_a_picture_in_several_batches_is_restored_as_it_was(tiled_pair):
     answers = [ask(tiled_pair, about=large, ubatch=32, cache=cache) for cache in (False, True, True)]
     assert 1 == len({answer.text for answer in answers})
     assert [False, False, True] == [answer.usage.reused_cells > 88 for answer in answers]
+
+
+def test_a_newline_that_is_no_number_is_an_error_as_soon_as_it_would_be_seen(tiled_pair, tmp_path):
+    bad = Draft(tiled_pair[1]).change("model.image_newline", data=np.full(64, np.nan, np.float32).tobytes())
+    engine = Engine((tiled_pair[0], bad.write(tmp_path / "mmproj.gguf")))
+    assert SQUARE == len(engine.handler.embed(engine.llama, noise(1, detail="low")))
+    with pytest.raises(EngineFailed, match="not numbers"):
+        engine.handler.embed(engine.llama, noise(1))
+    engine.llama.close()
 
 
 def test_a_repaired_copy_is_cut_like_the_original(tiled_pair, tmp_path):

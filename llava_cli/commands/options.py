@@ -61,7 +61,7 @@ Detail = Annotated[
     str | None,
     typer.Option(
         metavar="low|high",
-        help="How closely a LLaVA-1.6 looks: low is one quick look; the other models know no other.",
+        help="How closely LLaVA-1.6 looks: low is quick and coarse. LLaVA-1.5 has one look only.",
         show_default=_LOAD.detail,
         rich_help_panel="Picture",
     ),
