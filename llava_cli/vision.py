@@ -120,7 +120,9 @@ class TowerFacts:
     def window(self, options: LoadOptions) -> int:
         """Return how many cells the context window gets by `options`."""
         largest = self.square_tokens if self.tiling is None or options.detail == "low" else self.tiling.most_tokens
-        return options.context or -(-(largest + ROOM_FOR_WORDS) // 1024) * 1024
+        wanted = options.context or -(-(largest + ROOM_FOR_WORDS) // 1024) * 1024
+        # llama.cpp takes windows in such steps, but `Llama` keeps a list of as many tokens as it was told.
+        return -(-wanted // 256) * 256
 
 
 class Tower:

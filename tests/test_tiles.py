@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_cli import LlavaChatHandler, LoadOptions, handler
+from llava_cli import LlavaChatHandler, LoadOptions, Sampling, handler
 from llava_cli.errors import ContextTooSmall, EngineFailed, UsageError
 from llava_cli.gguf_file import repaired_projector
 from llava_cli.pictures import open_picture
@@ -106,7 +106,8 @@ def test_a_window_larger_than_the_model_was_trained_with_is_not_proposed(engine)
         (None, LoadOptions(detail="low"), 2048),
         (Tiling(LLAVA, 336, 24, b""), LoadOptions(), 4096),
         (Tiling(LLAVA, 336, 24, b""), LoadOptions(detail="low"), 2048),
-        (Tiling(LLAVA, 336, 24, b""), LoadOptions(context=3000), 3000),
+        (Tiling(LLAVA, 336, 24, b""), LoadOptions(context=3072), 3072),
+        (None, LoadOptions(context=300), 512),
     ],
 )
 def test_a_window_has_room_for_the_largest_picture_and_for_words(tiling, options, window):
@@ -117,6 +118,12 @@ def test_a_model_is_opened_with_the_window_its_pictures_need(tmp_path):
     pair = write_tiny_pair(tmp_path, pinpoints=(448, 448))
     with opened(pair, context=0) as closely, opened(pair, context=0, detail="low") as quickly:
         assert (3072, 2048) == (closely._llama.n_ctx(), quickly._llama.n_ctx())
+
+
+def test_an_answer_may_fill_a_window_of_any_size(tiny_pair):
+    """llama.cpp makes 512 cells of 300."""
+    reply = ask(tiny_pair, "circle " * 220, context=300, sampling=Sampling(temperature=0, max_tokens=500))
+    assert ("context", 512) == (reply.finish_reason, reply.usage.prompt_cells + reply.usage.answer_tokens)
 
 
 # Shapes.
