@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llava_cli.errors import ModelUnusable, NotEnoughRoom
-from llava_cli.gguf_format import GgufHeader, pack_value
+from llava_cli.gguf_format import GgufArray, GgufHeader, pack_value
 from llava_cli.gguf_gate import check_model, check_pair
 from llava_cli.gguf_header import read_header
-from llava_cli.gguf_projector import check_projector, projector_type, reference_layer
+from llava_cli.gguf_projector import HIDDEN_PINPOINTS, PINPOINTS, check_projector, projector_type, reference_layer
 from llava_cli.private_files import make_directory
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
 
 _REPAIR_VERSION = 1
 _CHUNK = 1 << 22
-_OF_TILES = ("image_grid_pinpoints", "mm_patch_merge_type", "image_aspect_ratio")
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,10 @@ class RepairedProjector:
     """Whether a copy was written for it just now."""
 
 
-def repaired_projector(path: Path, cache_dir: Path, *, single_tile: bool = False) -> RepairedProjector:
+def repaired_projector(path: Path, cache_dir: Path) -> RepairedProjector:
     """Return `path` itself if nothing is wrong with it, else a copy with mended metadata in `cache_dir`.
 
-    The copy is written once. `single_tile` also takes out what makes llama.cpp cut pictures into tiles.
+    The copy is written once. In it, llama.cpp does not see how a LLaVA-1.6 cuts pictures: that is ours to do.
     Raise `ModelUnusable` if the file cannot be used at all, `NotEnoughRoom` if there is no place for the copy.
     """
     identity = _identity(path)
@@ -73,10 +72,10 @@ def repaired_projector(path: Path, cache_dir: Path, *, single_tile: bool = False
             notes.append(f"picture features are read after layer {layer}, as LLaVA's authors do")
     if "v.post_ln.weight" in header.tensors:
         notes.append("llama.cpp applies this tower's last norm to the picture features, LLaVA's authors do not")
-    if single_tile:
-        drop = [key for key in header.types if key.removeprefix("clip.vision.") in _OF_TILES]
-        if drop:
-            notes.append("a LLaVA-1.6 projector, read as one tile like 1.5: fine detail is lost")
+    pinpoints = header.metadata.get(PINPOINTS)
+    if isinstance(pinpoints, GgufArray):
+        add[HIDDEN_PINPOINTS] = (header.types[PINPOINTS], pinpoints.values())
+        drop.append(PINPOINTS)
     if not add and not drop:
         return RepairedProjector(path, tuple(notes))
     copy = _copy_path(header, identity, sorted(drop), cache_dir)

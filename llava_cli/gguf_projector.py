@@ -49,8 +49,15 @@ _OPTIONAL = {
     "clip.minicpmv_query_num": "u32",
     "clip.minicpmv_version": "i32",
     "clip.vision.image_grid_pinpoints": "i32[]",
+    "llava.image_grid_pinpoints": "i32[]",
     "clip.vision.feature_layer": "i32[]",
 }
+
+PINPOINTS = "clip.vision.image_grid_pinpoints"
+HIDDEN_PINPOINTS = "llava.image_grid_pinpoints"
+"""The same in a repaired copy. Where llama.cpp sees them, it cuts pictures itself, and not as LLaVA's authors do."""
+
+_MOST_TILES = 64
 
 
 def check_projector(header: GgufHeader) -> None:
@@ -89,6 +96,21 @@ def projector_type(header: GgufHeader) -> str | None:
         if value := header.metadata.get(key):
             return str(value)
     return None
+
+
+def grid_sizes(header: GgufHeader) -> tuple[tuple[int, int], ...]:
+    """Return the sizes (width, height) that LLaVA-1.6 brings pictures to before it cuts them; empty for LLaVA-1.5."""
+    for key in (PINPOINTS, HIDDEN_PINPOINTS):
+        array = header.metadata.get(key)
+        if isinstance(array, GgufArray) and array.length:
+            sides = array.values()
+            return tuple(zip(sides[::2], sides[1::2], strict=True))
+    return ()
+
+
+def newline_tensor(header: GgufHeader) -> str:
+    """Name the embedding that ends each row of tiles; old converters and new ones call it differently."""
+    return "v.image_newline" if "v.image_newline" in header.tensors else "model.image_newline"
 
 
 def reference_layer(header: GgufHeader) -> int | None:
@@ -156,10 +178,25 @@ def _check_numbers(header: GgufHeader) -> None:
     for layer in feature_layers(header):
         if layer > blocks:
             _refuse(header, f"clip.vision.feature_layer asks for the layer {layer}; the tower has {blocks}")
-    pinpoints: Any = get("clip.vision.image_grid_pinpoints")
-    sides = pinpoints.values() if pinpoints else ()
-    if len(sides) % 2 or any(not 0 < side <= 1 << 16 for side in sides):
-        _refuse(header, "clip.vision.image_grid_pinpoints is not a list of sizes")
+    _check_tiles(header, size)
+
+
+def _check_tiles(header: GgufHeader, tile: int) -> None:
+    get: Any = header.metadata.get
+    if any(array.length % 2 for key in (PINPOINTS, HIDDEN_PINPOINTS) if (array := get(key)) is not None):
+        _refuse(header, f"{PINPOINTS} is not a list of sizes")
+    sizes = grid_sizes(header)
+    joined = get("clip.vision.mm_patch_merge_type", "spatial_unpad" if sizes else "flat")
+    if not sizes:
+        if joined == "spatial_unpad":
+            _refuse(header, f"it is that of a LLaVA-1.6, but does not say how pictures are cut ({PINPOINTS})")
+        return
+    if any(side < tile or side % tile for size in sizes for side in size):
+        _refuse(header, f"{PINPOINTS} holds sizes that are not whole tiles of {tile:,} pixels")
+    if any(width // tile * (height // tile) > _MOST_TILES for width, height in sizes):
+        _refuse(header, f"{PINPOINTS} asks for more than {_MOST_TILES} tiles")
+    if joined != "spatial_unpad" or get("clip.vision.image_aspect_ratio", "anyres") != "anyres":
+        _refuse(header, "its pictures are cut and joined in another way than LLaVA-1.6 does it (anyres, spatial_unpad)")
 
 
 def _floats(header: GgufHeader, name: str) -> tuple[float, ...]:
@@ -199,7 +236,10 @@ def _expected_tensors(header: GgufHeader) -> Iterator[_Expected]:
     stacked = max(1, len({layer for layer in feature_layers(header) if layer >= 0}))
     middle = _rows(header, "mm.0.weight")
     yield from _linear("mm.0", width * stacked, middle)
-    yield from _linear("mm.2", middle, _rows(header, "mm.2.weight"))
+    out = _rows(header, "mm.2.weight")
+    yield from _linear("mm.2", middle, out)
+    if grid_sizes(header):
+        yield newline_tensor(header), (out,), _VECTOR
 
 
 def _block(header: GgufHeader, block: str, width: int) -> Iterator[_Expected]:

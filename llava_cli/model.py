@@ -61,6 +61,8 @@ class Usage:
     """What one reply took. Cells are tokens and picture tokens together; times are seconds."""
 
     prompt_cells: int
+    picture_cells: int
+    """Those of them that are of pictures."""
     reused_cells: int
     new_cells: int
     pictures_encoded: int
@@ -99,7 +101,7 @@ class Model:
         self._disk = PrefixCache(size=options.cache_size) if cache and options.cache_size else None
         self._resources = ExitStack()
         self._handler: LlavaChatHandler = LlavaChatHandler(
-            weights.projector, layout=spec.layout, on_stage=on_stage, cache=self._disk
+            weights.projector, layout=spec.layout, detail=options.detail, on_stage=on_stage, cache=self._disk
         )
         self._llama = _open_llama(weights.model, options, self._handler)
         self._resources.callback(self._llama.close)
@@ -252,6 +254,7 @@ class Reply:
         reading, first = self._reading, self._first or self._last
         return Usage(
             prompt_cells=reading.reused + reading.new,
+            picture_cells=reading.picture_cells,
             reused_cells=reading.reused,
             new_cells=reading.new,
             pictures_encoded=reading.pictures_encoded,
@@ -284,7 +287,7 @@ def _open_llama(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> 
     import llama_cpp
     from llama_cpp import llama_cpp as c
 
-    threads = options.threads or physical_cores()
+    threads, window = options.threads or physical_cores(), handler.facts.window(options)
     standard = c.llama_model_default_params
 
     def without_repacking() -> Any:
@@ -297,7 +300,7 @@ def _open_llama(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> 
     try:
         return llama_cpp.Llama(
             model_path=str(path),
-            n_ctx=options.context,
+            n_ctx=window,
             n_batch=options.ubatch,
             n_ubatch=options.ubatch,
             n_threads=threads,
@@ -309,9 +312,7 @@ def _open_llama(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> 
     except ValueError as error:
         complaint = engine_log.last_complaint() or str(error)
         if "context" in str(error):
-            raise EngineFailed(
-                path.name, f"llama.cpp cannot make a context of {options.context} ({complaint})"
-            ) from error
+            raise EngineFailed(path.name, f"llama.cpp cannot make a context of {window} ({complaint})") from error
         raise ModelUnusable(path.name, f"llama.cpp cannot open it ({complaint})") from error
     except jinja2.TemplateError as error:
         # `Llama` compiles the file's chat template, although our handler never uses it.

@@ -42,6 +42,7 @@ class ModelSpec:
     layout: str
     """How it wants its chats written: a name of `llava_cli.prompts.LAYOUTS`."""
     picture_tokens: int | None = None
+    """What a picture takes at most."""
     context: int | None = None
     licence: str | None = None
     model: FileSpec | None = None

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import platformdirs
 
@@ -21,6 +21,17 @@ from llava_cli.errors import UsageError
 DEFAULT_MODEL = "llava-v1.5-7b"
 DEFAULT_QUESTION = "Describe this picture."
 APP = "llava"
+
+ROOM_FOR_WORDS = 1024
+"""Cells that a context window of no set size has at least beside the model's largest picture."""
+
+Detail = Literal["low", "high"]
+
+
+def require_detail(detail: object) -> None:
+    """Raise `UsageError` unless `detail` is a `Detail`."""
+    if detail not in get_args(Detail):
+        raise UsageError("detail", f"must be {' or '.join(get_args(Detail))}, not {detail!r}")
 
 
 class ByteSize(int):
@@ -39,8 +50,11 @@ class ByteSize(int):
 class LoadOptions:
     """How a model is opened. The defaults are measured for a 7B model on a CPU (benchmarks, engine notes)."""
 
-    context: int = 2048
-    """Cells of the context window: tokens and picture tokens together. Costs 512 KiB each on a 7B model."""
+    context: int = 0
+    """Cells of the context window: tokens and picture tokens together. Costs 512 KiB each on a 7B model.
+    0: room for the model's largest picture and `ROOM_FOR_WORDS`; so 2048 for LLaVA-1.5, 4096 for LLaVA-1.6."""
+    detail: Detail = "high"
+    """How closely a LLaVA-1.6 looks at pictures that do not say: `low` is the overview alone. Others have one look."""
     threads: int = 0
     """CPU threads; 0 means one per physical core."""
     ubatch: int = 640
@@ -54,7 +68,8 @@ class LoadOptions:
     Of a 7B model a picture takes 9 MB, and each prompt it was read with 325 MB. 0: nothing is kept."""
 
     def __post_init__(self) -> None:
-        _at_least("context", self.context, 64)
+        _at_least("context", self.context, 64 if self.context else 0)
+        require_detail(self.detail)
         _at_least("threads", self.threads, 0)
         _at_least("ubatch", self.ubatch, 32)
         _at_least("cache size", self.cache_size, 0)
@@ -102,7 +117,7 @@ class Settings:
 
 _TYPES: dict[str, type] = {
     "model": str, "system": str,
-    "context": int, "threads": int, "ubatch": int, "flash_attention": bool, "repack": bool,
+    "context": int, "detail": str, "threads": int, "ubatch": int, "flash_attention": bool, "repack": bool,
     "cache_size": ByteSize,
     "temperature": float, "max_tokens": int, "seed": int,
     "top_p": float, "top_k": int, "min_p": float, "repeat_penalty": float,

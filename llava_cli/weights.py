@@ -36,7 +36,7 @@ def open_weights(spec: ModelSpec) -> Weights:
     weights = find_weights(spec)
     try:
         check_pair(read_header(weights.model), read_header(weights.projector))
-        repaired = repaired_projector(weights.projector, cache_dir(), single_tile=True)
+        repaired = repaired_projector(weights.projector, cache_dir())
     except ModelUnusable as error:
         if spec.model is None or spec.bundled or error.hint != DOWNLOAD_AGAIN:
             raise

@@ -26,7 +26,7 @@ def test_stats_are_one_line_on_stderr(tiny_pair):
     done = llava("ask", SCENE, "What color?", *ANSWER, "-q", "--stats", "--seed", "7", *files_of(tiny_pair))
     assert re.fullmatch(
         r"12 tokens · [\d.]+ tokens/s · first token [\d.]+ s \(picture [\d.]+, prompt [\d.]+\)"
-        r" · prompt 0 reused \+ \d+ new · seed 7\n",
+        r" · 16 picture tokens · prompt 0 reused \+ \d+ new · seed 7\n",
         done.stderr,
     )
 

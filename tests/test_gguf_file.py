@@ -17,7 +17,7 @@ from llava_cli import gguf_file
 from llava_cli.errors import NotEnoughRoom
 from llava_cli.gguf_file import read_header, repaired_projector, write_copy
 from llava_cli.gguf_format import GgufArray
-from llava_cli.gguf_projector import reference_layer
+from llava_cli.gguf_projector import grid_sizes, reference_layer
 from tests.gguf_draft import Draft, opens, refusal
 from tests.tiny_model import write_tiny_projector
 
@@ -141,16 +141,16 @@ def test_copies_are_private_under_any_umask(tmp_path: Path) -> None:
         assert tuple(stat.S_IMODE(path.stat().st_mode) for path in (copy, copy.parent)) == (0o600, 0o700)
 
 
-def test_pictures_are_one_tile_if_asked(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    draft = Draft(tiny_pair[1]).set(f"{VISION}image_grid_pinpoints", "i32[]", [56, 112])
-    draft.set(f"{VISION}mm_patch_merge_type", "str", "spatial_unpad")
-    original = draft.write(tmp_path / "anyres.gguf")
-    assert repaired_projector(original, tmp_path / "cache").path == original
-    single = repaired_projector(original, tmp_path / "cache", single_tile=True)
-    assert single.repairs == ("a LLaVA-1.6 projector, read as one tile like 1.5: fine detail is lost",)
-    gone = read_header(original).metadata.keys() - read_header(single.path).metadata.keys()
-    assert gone == {f"{VISION}image_grid_pinpoints", f"{VISION}mm_patch_merge_type"}
-    assert repaired_projector(single.path, tmp_path / "cache", single_tile=True).repairs == ()
+def test_llama_cpp_does_not_see_that_pictures_are_cut(tmp_path: Path) -> None:
+    """It would do so itself; in the copy the sizes stand under a name that only llava reads. That is no repair."""
+    original = write_tiny_projector(tmp_path / "anyres.gguf", pinpoints=(56, 112))
+    copy = repaired_projector(original, tmp_path / "cache")
+    assert copy.repairs == ()
+    before, after = read_header(original), read_header(copy.path)
+    assert before.metadata.keys() - after.metadata.keys() == {f"{VISION}image_grid_pinpoints"}
+    assert after.metadata.keys() - before.metadata.keys() == {"llava.image_grid_pinpoints"}
+    assert grid_sizes(before) == grid_sizes(after) == ((56, 112),)
+    assert repaired_projector(copy.path, tmp_path / "cache").path == copy.path
 
 
 def test_a_full_disk_is_noticed_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

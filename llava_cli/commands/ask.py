@@ -30,6 +30,7 @@ def ask(
     model_path: options.ModelPath = None,
     projector_path: options.ProjectorPath = None,
     prompt_layout: options.PromptLayout = "llava_v1",
+    detail: options.Detail = None,
     frame: options.Frame = 0,
     allow_truncated: options.AllowTruncated = False,
     context: options.Context = None,
@@ -48,7 +49,7 @@ def ask(
     chosen = settings.resolve(
         {
             "model": model, "system": system, "temperature": temperature, "max_tokens": max_tokens,
-            "seed": seed, "top_p": top_p, "context": context, "threads": threads,
+            "seed": seed, "top_p": top_p, "detail": detail, "context": context, "threads": threads,
         }
     )  # fmt: skip
     with Output(plain=plain, quiet=quiet) as output:
