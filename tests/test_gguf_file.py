@@ -9,12 +9,12 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from llava_cli import gguf_file
 from llava_cli.errors import NotEnoughRoom
+from llava_cli.gguf_copy import GgufCopy
 from llava_cli.gguf_file import read_header, repaired_projector, write_copy
 from llava_cli.gguf_format import GgufArray
 from llava_cli.gguf_projector import reference_layer
@@ -82,13 +82,6 @@ def test_an_unknown_tower_is_left_as_it_is_and_said_so(tmp_path: Path) -> None:
     repaired = repaired_projector(original, tmp_path / "cache")
     assert repaired.path == original
     assert repaired.repairs == ("unknown vision tower: feature layer left to llama.cpp",)
-
-
-def test_a_last_norm_is_said(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """llama.cpp applies it, the reference does not; nothing is claimed to be mended."""
-    draft = Draft(tiny_pair[1]).add("v.post_ln.weight", (32,)).add("v.post_ln.bias", (32,))
-    repaired = repaired_projector(draft.write(tmp_path / "p.gguf"), tmp_path / "cache")
-    assert "last norm" in repaired.repairs[0]
 
 
 def test_a_copy_is_written_once(tmp_path: Path) -> None:
@@ -180,11 +173,13 @@ def test_a_file_that_is_exchanged_while_it_is_copied_is_refused(
     """The copy may hold bytes of both."""
     original = write_tiny_projector(tmp_path / "old.gguf", projector_type=None)
 
-    def meddle(header: Any, target: Path, **keys: Any) -> None:
-        write_copy(header, target, **keys)
+    write = GgufCopy.write
+
+    def meddle(copy: GgufCopy, target: Path) -> None:
+        write(copy, target)
         os.utime(original, (0, 0))
 
-    monkeypatch.setattr(gguf_file, "write_copy", meddle)
+    monkeypatch.setattr(GgufCopy, "write", meddle)
     error = refusal(lambda: repaired_projector(original, tmp_path / "cache"))
     assert error.why == "the file was changed while it was copied"
     assert list((tmp_path / "cache" / "projectors").iterdir()) == []
