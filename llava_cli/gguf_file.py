@@ -21,6 +21,7 @@ from llava_cli.gguf_projector import (
     reference_layer,
     todays_names,
 )
+from llava_cli.settings import PROJECTOR_QUANTS
 
 __all__ = [
     "GgufHeader",
@@ -30,6 +31,7 @@ __all__ = [
     "check_projector",
     "file_identity",
     "read_header",
+    "repaired_copies",
     "repaired_projector",
     "write_copy",
 ]
@@ -74,6 +76,17 @@ def repaired_projector(
             raise ModelUnusable(header.name, "the file was changed while it was copied", hint="try again")
         check_projector(read_header(target))
     return RepairedProjector(target, notes, fresh)
+
+
+def repaired_copies(path: Path, cache_dir: Path) -> list[Path]:
+    """Return the copies that were written of a projector; none if the file cannot be read."""
+    try:
+        header = read_header(path)
+    except ModelUnusable:
+        return []
+    ways = [{"single_tile": tile, "quant": quant} for tile in (False, True) for quant in PROJECTOR_QUANTS]
+    copies = (_copy_path(_mended(header, **way)[0], _identity(path), cache_dir) for way in ways)  # type: ignore[arg-type]
+    return [copy for copy in dict.fromkeys(copies) if copy.exists()]
 
 
 def _mended(header: GgufHeader, *, single_tile: bool, quant: str) -> tuple[GgufCopy, tuple[str, ...]]:

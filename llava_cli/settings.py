@@ -21,6 +21,7 @@ from llava_cli.errors import UsageError
 DEFAULT_MODEL = "llava-v1.5-7b"
 DEFAULT_QUESTION = "Describe this picture."
 APP = "llava"
+PROJECTOR_QUANTS = ("original", "q8_0")
 
 
 class ByteSize(int):
@@ -61,8 +62,8 @@ class LoadOptions:
         _at_least("threads", self.threads, 0)
         _at_least("ubatch", self.ubatch, 32)
         _at_least("cache size", self.cache_size, 0)
-        if self.projector_quant not in ("original", "q8_0"):
-            why = f"must be original or q8_0, not {self.projector_quant}"
+        if self.projector_quant not in PROJECTOR_QUANTS:
+            why = f"must be {' or '.join(PROJECTOR_QUANTS)}, not {self.projector_quant}"
             raise UsageError("projector quant", why, hint="q8_0 takes half the memory")
 
 

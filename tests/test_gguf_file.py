@@ -15,9 +15,10 @@ import pytest
 from llava_cli import gguf_file
 from llava_cli.errors import NotEnoughRoom
 from llava_cli.gguf_copy import GgufCopy
-from llava_cli.gguf_file import read_header, repaired_projector, write_copy
+from llava_cli.gguf_file import read_header, repaired_copies, repaired_projector, write_copy
 from llava_cli.gguf_format import GgufArray
 from llava_cli.gguf_projector import reference_layer
+from llava_cli.settings import PROJECTOR_QUANTS
 from tests.gguf_draft import Draft, opens, refusal
 from tests.tiny_model import write_tiny_projector
 
@@ -92,6 +93,14 @@ def test_a_copy_is_written_once(tmp_path: Path) -> None:
     assert (first.fresh, second.fresh) == (True, False)
     assert second.path.stat().st_ino == written.st_ino
     assert list((tmp_path / "cache" / "projectors").iterdir()) == [first.path]
+
+
+def test_the_copies_of_a_file_are_found_again(tmp_path: Path) -> None:
+    original, cache = write_tiny_projector(tmp_path / "old.gguf", projector_type=None), tmp_path / "cache"
+    assert [] == repaired_copies(original, cache)
+    written = [repaired_projector(original, cache, quant=quant).path for quant in PROJECTOR_QUANTS]
+    assert written == repaired_copies(original, cache)
+    assert [] == repaired_copies(tmp_path / "nothing.gguf", cache)
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "header", "empty", "gone"])

@@ -34,8 +34,9 @@ def check_fidelity(
     output.stage("checking", 0)
     verdict = compare(reference_features(projector, picture), ours, projector)
     output.end_stage()
+    used = ", used as Q8_0" if options.projector_quant == "q8_0" else ""
     rows = [
-        ("projector", f"{projector.name} ({verdict.storage})"),
+        ("projector", f"{projector.name} ({verdict.storage}{used})"),
         ("picture tokens", str(verdict.tokens)),
         ("cosine of the worst token", f"{verdict.cosine:.6f}"),
         ("needed", f"{verdict.needed}"),
