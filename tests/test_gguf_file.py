@@ -19,7 +19,7 @@ from llava_cli.gguf_file import read_header, repaired_copies, repaired_projector
 from llava_cli.gguf_format import GgufArray
 from llava_cli.gguf_projector import reference_layer
 from llava_cli.settings import PROJECTOR_QUANTS
-from tests.gguf_draft import Draft, opens, refusal
+from tests.gguf_draft import Draft, opens, refusal, tensor_data
 from tests.tiny_model import write_tiny_projector
 
 VISION = "clip.vision."
@@ -221,6 +221,19 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     error = refusal(lambda: repaired_projector(original, tmp_path / "cache"))
     assert "its repaired copy cannot be written to" in error.why
     assert "LLAVA_CACHE" in error.hint
+
+
+def test_tensors_of_any_length_keep_their_values(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Behind one whose length is no multiple of the alignment, the next begins at one all the same."""
+    draft = Draft(tiny_pair[1]).add("odd", (3,)).drop("clip.projector_type")
+    draft.tensors.insert(1, draft.tensors.pop())
+    original = draft.write(tmp_path / "old.gguf")
+    copy = repaired_projector(original, tmp_path / "cache").path
+    before, after = read_header(original), read_header(copy)
+    assert before.tensors == after.tensors
+    for name, tensor in before.tensors.items():
+        data = [tensor_data(path.read_bytes(), header, tensor) for path, header in ((original, before), (copy, after))]
+        assert data[0] == data[1], name
 
 
 def test_a_copy_can_leave_keys_out_and_replace_them(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from llava_cli.gguf_file import read_header
 from llava_cli.gguf_tensors import pack_q8_0, read_tensor
 from tests.gguf_draft import TYPE_NUMBERS, Draft
 
+HALVES = np.array([127, *np.arange(-7.5, 8), *np.arange(-7, 8)])
+"""With a scale of 1, so that some lie just between two whole numbers."""
 VALUES = np.random.default_rng(1).standard_normal((3, 512)).astype(np.float32)
 
 
@@ -42,7 +44,7 @@ def test_a_type_that_is_not_read_is_named(tiny_pair: tuple[Path, Path], tmp_path
         read_tensor(header, "wide")
 
 
-@pytest.mark.parametrize("values", [VALUES, np.zeros((1, 32), np.float32), 1e-30 * VALUES, np.round(8 * VALUES) / 16])
+@pytest.mark.parametrize("values", [VALUES, np.zeros((1, 32), np.float32), 1e-30 * VALUES, HALVES])
 def test_q8_0_is_packed_as_gguf_packs_it(values: Any) -> None:
     values = values.astype(np.float32)
     assert gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0).tobytes() == pack_q8_0(values)
