@@ -142,6 +142,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self.stopped.clear()
         self._adopt(llama)
         prompt = self._read(read_messages(messages))
+        self._refuse_what_is_no_number()
         limit = llama.n_ctx() - len(prompt)
         wanted = limit if max_tokens is None or max_tokens <= 0 else max_tokens
         llama.set_seed(random.randrange(2**32 - 1) if seed is None else seed)
@@ -249,6 +250,19 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self.reading.read_seconds += time.monotonic() - start
         ids: list[int] = llama.input_ids[: llama.n_tokens].tolist()
         return ids
+
+    def _refuse_what_is_no_number(self) -> None:
+        """Raise `EngineFailed` if the logits are not numbers; llama.cpp would draw tokens from them all the same."""
+        import numpy as np
+
+        llama = self._llama
+        logits = np.ctypeslib.as_array(c.llama_get_logits_ith(llama.ctx, -1), shape=(llama.n_vocab(),))
+        if not np.isfinite(logits).all():
+            raise EngineFailed(
+                Path(llama.model_path).name,
+                "what it answers are not numbers, so the file must be damaged",
+                hint="compare its sha256 with the published one, or download it again",
+            )
 
     def _recall(self, timeline: list[Cell]) -> None:
         """Let what is in the KV cache make room, kept on disk, if `timeline` begins otherwise; bring back its own."""

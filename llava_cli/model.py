@@ -32,7 +32,7 @@ def load(
     *,
     model_path: str | os.PathLike[str] | None = None,
     projector_path: str | os.PathLike[str] | None = None,
-    prompt_layout: str = "llava_v1",
+    prompt_layout: str | None = None,
     options: LoadOptions | None = None,
     sampling: Sampling | None = None,
     on_stage: StageListener | None = None,
@@ -40,6 +40,7 @@ def load(
 ) -> Model:
     """Open the model called `name`, or the pair of files given, and return it ready to answer.
 
+    Of files given, `prompt_layout` says how the model was trained to be asked; None lets the file tell, if it can.
     Raise `ModelMissing` when it is unknown or not on disk, `ModelUnusable` when a file is wrong, and
     `EngineFailed` when llama.cpp refuses it. `on_stage` hears `loading`, `looking`, `reading`, `writing` and `keeping`.
     With `cache`, a picture is read once in its life: what was read is kept on disk (`options.cache_size`).
@@ -50,10 +51,12 @@ def load(
         spec = registry.from_files(Path(model_path), Path(projector_path), prompt_layout)
     else:
         spec = registry.find(name)
-    weights = open_weights(spec)
+    options = options or LoadOptions()
+    weights = open_weights(spec, projector_quant=options.projector_quant)
+    spec = replace(spec, layout=weights.layout)
     if on_stage is not None:
         on_stage("loading", 0)
-    return Model(spec, weights, options or LoadOptions(), sampling or Sampling(), on_stage, cache)
+    return Model(spec, weights, options, sampling or Sampling(), on_stage, cache)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class ModelSpec:
     name: str
     summary: str
     layout: str
-    """How it wants its chats written: a name of `llava_cli.prompts.LAYOUTS`."""
+    """How it wants its chats written: a name of `llava_cli.prompts.LAYOUTS`; empty if the file must tell."""
     picture_tokens: int | None = None
     """What a picture takes at most."""
     context: int | None = None
@@ -76,14 +76,14 @@ def all_specs() -> tuple[ModelSpec, ...]:
     return tuple(_spec(entry, entry["default"]) for entry in _table())
 
 
-def from_files(model_path: Path, projector_path: Path, layout: str) -> ModelSpec:
+def from_files(model_path: Path, projector_path: Path, layout: str | None) -> ModelSpec:
     """Return the spec of a pair of files on disk; raise `UsageError` for an unknown `layout`."""
     from llava_cli.prompts import find_layout
 
     return ModelSpec(
         name=model_path.stem,
         summary="files of your own",
-        layout=find_layout(layout).name,
+        layout="" if layout is None else find_layout(layout).name,
         local=(model_path.expanduser(), projector_path.expanduser()),
     )
 

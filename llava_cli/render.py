@@ -24,6 +24,7 @@ _STAGES = {
     "reading": "reading the question",
     "writing": "writing",
     "keeping": "keeping the picture for next time",
+    "checking": "computing the same in NumPy",
 }
 
 # Overrides of the reading direction make text look like other text; tag characters are invisible text.

@@ -171,8 +171,14 @@ def _tiled(draft: Draft, *pinpoints: int, newline: str = "model.image_newline") 
 
 
 NO_PROJECTOR: dict[str, tuple[Edit, str]] = {
-    "other projector": (
+    "Qwen2-VL": (
         lambda d: d.set("clip.projector_type", "str", "qwen2vl_merger"), "qwen2vl_merger: not a LLaVA projector",
+    ),
+    "Gemma 3": (lambda d: d.set("clip.projector_type", "str", "gemma3"), "gemma3: not a LLaVA projector"),
+    "Idefics 3": (lambda d: d.set("clip.projector_type", "str", "idefics3"), "idefics3: not a LLaVA projector"),
+    "Qwen2.5-Omni": (
+        lambda d: d.drop("clip.projector_type").set("clip.vision.projector_type", "str", "qwen2.5vl_merger"),
+        "qwen2.5vl_merger: not a LLaVA projector",
     ),
     "MobileVLM": (lambda d: d.set("clip.projector_type", "str", "ldpv2"), "ldpv2: not a LLaVA projector"),
     "unnamed": (lambda d: d.drop("clip.projector_type").drop("mm.2.weight").drop("mm.2.bias"), "not that of"),
@@ -265,15 +271,16 @@ def test_projectors_of_llava_1_6_pass_and_llama_cpp_opens_them(
     assert opens(tiny_pair[0], path)
 
 
-def test_old_names_of_up_and_down_are_understood(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """Old converters exchanged them; llama.cpp exchanges them back."""
-    draft = Draft(tiny_pair[1])
-    for block in range(3):
-        draft.reshape(f"v.blk.{block}.ffn_up.weight", (64, 32)).reshape(f"v.blk.{block}.ffn_up.bias", (32,))
-        draft.reshape(f"v.blk.{block}.ffn_down.weight", (32, 64)).reshape(f"v.blk.{block}.ffn_down.bias", (64,))
-    path = draft.write(tmp_path / "mmproj.gguf")
-    check_projector(read_header(path))
-    assert opens(tiny_pair[0], path)
+def test_square_matrices_between_which_nothing_tells_are_refused(tmp_path: Path) -> None:
+    """Old converters exchanged the names of the two, and llama.cpp would exchange these back."""
+    path = write_tiny_projector(tmp_path / "mmproj.gguf", TinyShape(vision_hidden=32))
+    assert "nothing tells which comes first" in refusal(lambda: check_projector(read_header(path))).why
+
+
+def test_a_siglip_tower_whose_layer_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
+    path = write_tiny_projector(tmp_path / "mmproj.gguf", class_token=False, feature_layer=None)
+    why = "a SigLIP tower of 3 layers, and nothing tells which of them is read"
+    assert why == refusal(lambda: check_projector(read_header(path))).why
 
 
 # Pairs

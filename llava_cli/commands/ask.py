@@ -29,7 +29,7 @@ def ask(
     quiet: options.Quiet = False,
     model_path: options.ModelPath = None,
     projector_path: options.ProjectorPath = None,
-    prompt_layout: options.PromptLayout = "llava_v1",
+    prompt_layout: options.PromptLayout = None,
     detail: options.Detail = None,
     frame: options.Frame = 0,
     allow_truncated: options.AllowTruncated = False,

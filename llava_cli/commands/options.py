@@ -50,9 +50,10 @@ ProjectorPath = Annotated[
     Path | None, typer.Option(help="Its projector file (mmproj GGUF).", rich_help_panel="Your own files")
 ]
 PromptLayout = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="Its prompt layout: llava_v1, mistral_instruct, chatml_direct, llama3 or phi3.",
+        show_default="what the file tells, if it does",
         rich_help_panel="Your own files",
     ),
 ]
