@@ -110,7 +110,7 @@ def test_swapped_files_are_told_apart(tiny_pair):
 
 
 def test_a_prompt_longer_than_the_context_is_refused(tiny_pair):
-    done = llava("ask", SCENE, "-", *files_of(tiny_pair), stdin=b"circle " * 3000)
+    done = llava("ask", SCENE, "-", "--context", "512", *files_of(tiny_pair), stdin=b"circle " * 600)
     assert (7, True) == (done.returncode, "--context" in done.stderr)
 
 

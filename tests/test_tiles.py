@@ -129,6 +129,12 @@ def test_an_answer_may_fill_a_window_of_any_size(tiny_pair):
 # Shapes.
 
 
+def test_of_sizes_that_keep_as_much_the_least_wasteful_is_taken():
+    """A small picture is kept whole by all of them; what comes first counts only among equals."""
+    both = ((672, 672), (336, 672))
+    assert [576 + 24 * 25] * 2 == [Tiling(sizes, 336, 24, b"").token_count((300, 300)) for sizes in (both, both[::-1])]
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (1, 336), (3, 2000), (336, 335)])
 def test_a_picture_of_any_shape_has_as_many_embeddings_as_were_counted(size):
     tiling = Tiling(LLAVA, 336, 24, bytes(8))
