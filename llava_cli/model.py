@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llava_cli.handler import LlavaChatHandler, Reading, StageListener
+    from llava_cli.prefix_cache import PrefixCache
 
 PictureSource = str | os.PathLike[str] | bytes | Picture
 """A path, the bytes of a picture file, or a `Picture`."""
@@ -36,13 +37,14 @@ def load(
     options: LoadOptions | None = None,
     sampling: Sampling | None = None,
     on_stage: StageListener | None = None,
-    cache: bool = True,
+    cache: bool | PrefixCache = True,
 ) -> Model:
     """Open the model called `name`, or the pair of files given, and return it ready to answer.
 
     Raise `ModelMissing` when it is unknown or not on disk, `ModelUnusable` when a file is wrong, and
     `EngineFailed` when llama.cpp refuses it. `on_stage` hears `loading`, `looking`, `reading`, `writing` and `keeping`.
-    With `cache`, a picture is read once in its life: what was read is kept on disk (`options.cache_size`).
+    With `cache`, a picture is read once in its life: what was read is kept on disk (`options.cache_size`), or in
+    the `PrefixCache` that is given.
     """
     if (model_path is None) != (projector_path is None):
         raise UsageError("model files", "a model needs its projector: give both paths or neither")
@@ -87,7 +89,7 @@ class Model:
         options: LoadOptions,
         sampling: Sampling,
         on_stage: StageListener | None,
-        cache: bool,
+        cache: bool | PrefixCache,
     ) -> None:
         from llava_cli.handler import LlavaChatHandler
         from llava_cli.prefix_cache import PrefixCache
@@ -96,7 +98,10 @@ class Model:
         self.spec = spec
         self.sampling = sampling
         self._notes = weights.notes
-        self._disk = PrefixCache(size=options.cache_size) if cache and options.cache_size else None
+        if isinstance(cache, bool):
+            self._disk = PrefixCache(size=options.cache_size) if cache and options.cache_size else None
+        else:
+            self._disk = cache
         self._resources = ExitStack()
         self._handler: LlavaChatHandler = LlavaChatHandler(
             weights.projector, layout=spec.layout, on_stage=on_stage, cache=self._disk
