@@ -16,6 +16,7 @@ from llava_cli.errors import EngineFailed, ModelUnusable, UsageError
 from llava_cli.pictures import Picture, open_picture
 from llava_cli.settings import DEFAULT_MODEL, DEFAULT_QUESTION, LoadOptions, Sampling
 from llava_cli.weights import Weights, open_weights
+from llava_cli.zero_pages import zero_pages_given_back
 
 if TYPE_CHECKING:
     import numpy as np
@@ -300,17 +301,18 @@ def _open_llama(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> 
     # `Llama` has no argument for it, but asks this function while it is built.
     c.llama_model_default_params = without_repacking
     try:
-        return llama_cpp.Llama(
-            model_path=str(path),
-            n_ctx=options.context,
-            n_batch=options.ubatch,
-            n_ubatch=options.ubatch,
-            n_threads=threads,
-            n_threads_batch=threads,
-            flash_attn=options.flash_attention,
-            chat_handler=handler,
-            verbose=False,
-        )
+        with zero_pages_given_back():
+            return llama_cpp.Llama(
+                model_path=str(path),
+                n_ctx=options.context,
+                n_batch=options.ubatch,
+                n_ubatch=options.ubatch,
+                n_threads=threads,
+                n_threads_batch=threads,
+                flash_attn=options.flash_attention,
+                chat_handler=handler,
+                verbose=False,
+            )
     except ValueError as error:
         complaint = engine_log.last_complaint() or str(error)
         if "context" in str(error):
