@@ -16,12 +16,14 @@ from llava_cli.errors import EngineFailed, ModelUnusable, UsageError
 from llava_cli.pictures import Picture, open_picture
 from llava_cli.settings import DEFAULT_MODEL, DEFAULT_QUESTION, LoadOptions, Sampling
 from llava_cli.weights import Weights, open_weights
+from llava_cli.zero_pages import zero_pages_given_back
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from llava_cli.handler import LlavaChatHandler, Reading, StageListener
+    from llava_cli.prefix_cache import PrefixCache
 
 PictureSource = str | os.PathLike[str] | bytes | Picture
 """A path, the bytes of a picture file, or a `Picture`."""
@@ -36,14 +38,15 @@ def load(
     options: LoadOptions | None = None,
     sampling: Sampling | None = None,
     on_stage: StageListener | None = None,
-    cache: bool = True,
+    cache: bool | PrefixCache = True,
 ) -> Model:
     """Open the model called `name`, or the pair of files given, and return it ready to answer.
 
     Of files given, `prompt_layout` says how the model was trained to be asked; None lets the file tell, if it can.
     Raise `ModelMissing` when it is unknown or not on disk, `ModelUnusable` when a file is wrong, and
     `EngineFailed` when llama.cpp refuses it. `on_stage` hears `loading`, `looking`, `reading`, `writing` and `keeping`.
-    With `cache`, a picture is read once in its life: what was read is kept on disk (`options.cache_size`).
+    With `cache`, a picture is read once in its life: what was read is kept on disk (`options.cache_size`), or in
+    the `PrefixCache` that is given.
     """
     if (model_path is None) != (projector_path is None):
         raise UsageError("model files", "a model needs its projector: give both paths or neither")
@@ -92,7 +95,7 @@ class Model:
         options: LoadOptions,
         sampling: Sampling,
         on_stage: StageListener | None,
-        cache: bool,
+        cache: bool | PrefixCache,
     ) -> None:
         from llava_cli.handler import LlavaChatHandler
         from llava_cli.prefix_cache import PrefixCache
@@ -101,7 +104,10 @@ class Model:
         self.spec = spec
         self.sampling = sampling
         self._notes = weights.notes
-        self._disk = PrefixCache(size=options.cache_size) if cache and options.cache_size else None
+        if isinstance(cache, bool):
+            self._disk = PrefixCache(size=options.cache_size) if cache and options.cache_size else None
+        else:
+            self._disk = cache
         self._resources = ExitStack()
         self._handler: LlavaChatHandler = LlavaChatHandler(
             weights.projector, layout=spec.layout, detail=options.detail, on_stage=on_stage, cache=self._disk
@@ -301,17 +307,18 @@ def _open_llama(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> 
     # `Llama` has no argument for it, but asks this function while it is built.
     c.llama_model_default_params = without_repacking
     try:
-        return llama_cpp.Llama(
-            model_path=str(path),
-            n_ctx=window,
-            n_batch=options.ubatch,
-            n_ubatch=options.ubatch,
-            n_threads=threads,
-            n_threads_batch=threads,
-            flash_attn=options.flash_attention,
-            chat_handler=handler,
-            verbose=False,
-        )
+        with zero_pages_given_back():
+            return llama_cpp.Llama(
+                model_path=str(path),
+                n_ctx=window,
+                n_batch=options.ubatch,
+                n_ubatch=options.ubatch,
+                n_threads=threads,
+                n_threads_batch=threads,
+                flash_attn=options.flash_attention,
+                chat_handler=handler,
+                verbose=False,
+            )
     except ValueError as error:
         complaint = engine_log.last_complaint() or str(error)
         if "context" in str(error):
