@@ -11,6 +11,11 @@ import typer
 from llava_cli import __version__
 from llava_cli.commands import cache, options
 from llava_cli.commands.ask import ask
+from llava_cli.commands.completion import join_words_of_bash
+from llava_cli.commands.config import config, use
+from llava_cli.commands.models import models, show
+from llava_cli.commands.rm import rm
+from llava_cli.commands.verify import verify
 from llava_cli.errors import LlavaError, ReaderGone, UsageError
 from llava_cli.render import Output
 
@@ -52,7 +57,10 @@ def llava(
 
 
 app.command(rich_help_panel="Ask")(ask)
+for command in (models, show, rm, verify, use):
+    app.command(rich_help_panel="Models")(command)
 app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
+app.command(rich_help_panel="Machine")(config)
 
 
 def main() -> None:
@@ -62,6 +70,7 @@ def main() -> None:
 
 def _run() -> int:
     output = Output()
+    join_words_of_bash()
     try:
         return _exit_code(app(standalone_mode=False, prog_name="llava"))
     except typer.Exit as error:

@@ -30,6 +30,7 @@ __all__ = [
     "check_projector",
     "file_identity",
     "read_header",
+    "repaired_copies",
     "repaired_projector",
     "write_copy",
 ]
@@ -89,6 +90,16 @@ def repaired_projector(path: Path, cache_dir: Path) -> RepairedProjector:
             raise ModelUnusable(header.name, "the file was changed while it was copied", hint="try again")
         check_projector(read_header(copy))
     return RepairedProjector(copy, tuple(notes), fresh)
+
+
+def repaired_copies(path: Path, cache_dir: Path) -> list[Path]:
+    """Return the copies that were written of a projector; none if the file cannot be read."""
+    try:
+        header = read_header(path)
+    except ModelUnusable:
+        return []
+    copies = (_copy_path(header, _identity(path), drop, cache_dir) for drop in ([], [PINPOINTS]))
+    return [copy for copy in dict.fromkeys(copies) if copy.exists()]
 
 
 def write_copy(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_cli import engine_log, registry
+from llava_cli import engine_log, inventory, registry
 from llava_cli.errors import EngineFailed, ModelUnusable, UsageError
 from llava_cli.pictures import Picture, open_picture
 from llava_cli.settings import DEFAULT_MODEL, DEFAULT_QUESTION, LoadOptions, Sampling
@@ -49,7 +49,7 @@ def load(
     if model_path is not None and projector_path is not None:
         spec = registry.from_files(Path(model_path), Path(projector_path), prompt_layout)
     else:
-        spec = registry.find(name)
+        spec = inventory.choose(name).spec
     weights = open_weights(spec)
     if on_stage is not None:
         on_stage("loading", 0)
