@@ -71,7 +71,7 @@ def user_file() -> Path:
 def find(name: str) -> ModelSpec:
     """Return the model called `name` or `name:QUANT`; raise `ModelMissing`, naming those there are.
 
-    Whole words of a name are enough if no other has them: `13b`, `phi-3`, `1.5-7b`.
+    Whole words of a name are enough if no other has them: `34b`, `phi-3`, `1.5-7b`.
     """
     return _spec(*_entry(name))
 

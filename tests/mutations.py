@@ -227,6 +227,15 @@ def _ask(pair: tuple[Path, Path], picture: Picture, answer: int, silent: bool) -
     os._exit(0)
 
 
+def _whole_pair(directory: Path, number: int) -> tuple[Path, Path]:
+    """Return the pair that is changed: a LLaVA-1.5, and every third time a LLaVA-1.6."""
+    kind = directory / ("1.6" if number % 3 == 2 else "1.5")
+    if not kind.exists():
+        kind.mkdir()
+        write_tiny_pair(kind, pinpoints=(56, 112, 112, 56, 112, 112) if kind.name == "1.6" else ())
+    return kind / "model.gguf", kind / "mmproj.gguf"
+
+
 def run(seed: int, count: int) -> dict[str, Any]:
     """Let `count` changed pairs pass the gate; return how many were refused, and the number and end of each bad one."""
     import llama_cpp  # noqa: F401 - once, before the children
@@ -234,11 +243,10 @@ def run(seed: int, count: int) -> dict[str, Any]:
     picture = open_picture(SCENE)
     refused, passed, faults = 0, 0, {}
     with tempfile.TemporaryDirectory() as directory:
-        whole = write_tiny_pair(Path(directory))
         pair = (Path(directory) / "m.gguf", Path(directory) / "p.gguf")
         while passed < count:
             number = refused + passed
-            for source, copy in zip(whole, pair, strict=True):
+            for source, copy in zip(_whole_pair(Path(directory), number), pair, strict=True):
                 shutil.copyfile(source, copy)
             mutate(pair, seed, number)
             if not is_let_through(pair):
@@ -252,7 +260,7 @@ def run(seed: int, count: int) -> dict[str, Any]:
 
 def _run_one(seed: int, number: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        pair = write_tiny_pair(Path(directory))
+        pair = _whole_pair(Path(directory), number)
         mutate(pair, seed, number)
         print(end_of(pair, open_picture(SCENE), silent=False) or "ended well")
 
