@@ -12,7 +12,12 @@ from llava_cli import __version__
 from llava_cli.commands import cache, options
 from llava_cli.commands.ask import ask
 from llava_cli.commands.bench import bench
+from llava_cli.commands.completion import join_words_of_bash
+from llava_cli.commands.config import config, use
 from llava_cli.commands.doctor import doctor
+from llava_cli.commands.models import models, show
+from llava_cli.commands.rm import rm
+from llava_cli.commands.verify import verify
 from llava_cli.errors import LlavaError, ReaderGone, UsageError
 from llava_cli.render import Output
 
@@ -54,9 +59,11 @@ def llava(
 
 
 app.command(rich_help_panel="Ask")(ask)
+for command in (models, show, rm, verify, use):
+    app.command(rich_help_panel="Models")(command)
 app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
-app.command(rich_help_panel="Machine")(bench)
-app.command(rich_help_panel="Machine")(doctor)
+for command in (doctor, bench, config):
+    app.command(rich_help_panel="Machine")(command)
 
 
 def main() -> None:
@@ -66,6 +73,7 @@ def main() -> None:
 
 def _run() -> int:
     output = Output()
+    join_words_of_bash()
     try:
         return _exit_code(app(standalone_mode=False, prog_name="llava"))
     except typer.Exit as error:

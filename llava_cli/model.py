@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_cli import engine_log, registry
+from llava_cli import engine_log, inventory, registry
 from llava_cli.errors import EngineFailed, ModelUnusable, UsageError
 from llava_cli.pictures import Picture, open_picture
 from llava_cli.settings import DEFAULT_MODEL, DEFAULT_QUESTION, LoadOptions, Sampling
@@ -53,7 +53,7 @@ def load(
     if model_path is not None and projector_path is not None:
         spec = registry.from_files(Path(model_path), Path(projector_path), prompt_layout)
     else:
-        spec = registry.find(name)
+        spec = inventory.choose(name).spec
     options = options or LoadOptions()
     weights = open_weights(spec, projector_quant=options.projector_quant)
     spec = replace(spec, layout=weights.layout)
