@@ -9,7 +9,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from llava_cli.errors import LlavaError, ReaderGone
 
@@ -99,11 +99,15 @@ class Output:
             return
         from rich.table import Table
 
+        shown = [[_one_line(how(value)) for value, how in zip(row, show, strict=True)] for row in rows]
         table = Table(box=None, header_style="dim", pad_edge=False)
-        for title, how in zip(titles, show, strict=True):
-            table.add_column(title, justify="left" if how is str else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*(_one_line(how(value)) for value, how in zip(row, show, strict=True)))
+        for place, (title, how) in enumerate(zip(titles, show, strict=True)):
+            # Long texts are folded, so that names and numbers need not be.
+            short = max(len(cell) for cell in (title, *(row[place] for row in shown))) <= 24
+            justify: Literal["left", "right"] = "left" if how is str else "right"
+            table.add_column(title, justify=justify, overflow="fold", no_wrap=short)
+        for row in shown:
+            table.add_row(*row)
         _console(sys.stdout).print(table)
 
     def _quieten_stage_line(self) -> None:
