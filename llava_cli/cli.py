@@ -59,11 +59,11 @@ def llava(
 
 
 app.command(rich_help_panel="Ask")(ask)
-for command in (models, show, rm, verify, use):
-    app.command(rich_help_panel="Models")(command)
+for about_models in (models, show, rm, verify, use):
+    app.command(rich_help_panel="Models")(about_models)
 app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
-for command in (doctor, bench, config):
-    app.command(rich_help_panel="Machine")(command)
+for about_the_machine in (doctor, bench, config):
+    app.command(rich_help_panel="Machine")(about_the_machine)
 
 
 def main() -> None:
