@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -58,6 +59,7 @@ def llava(
         Output().write(_EXAMPLES)
 
 
+command: Callable[..., None]
 app.command(rich_help_panel="Ask")(ask)
 for about_models in (models, show, rm, verify, use):
     app.command(rich_help_panel="Models")(about_models)
