@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from llava_cli.pictures import Picture
+    from llava_cli.pictures import Picture, RememberedPicture
 
 _PLACEHOLDER = 0
 """Stands in `Llama.input_ids` where a picture is. That array cannot tell pictures apart; our cells can."""
