@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llava_cli import __version__
-from llava_cli.commands import cache, options
+from llava_cli.commands import cache, log, options
 from llava_cli.commands.ask import ask
 from llava_cli.commands.bench import bench
 from llava_cli.commands.completion import join_words_of_bash
@@ -61,6 +61,7 @@ def llava(
 app.command(rich_help_panel="Ask")(ask)
 for command in (models, show, rm, verify, use):
     app.command(rich_help_panel="Models")(command)
+app.add_typer(log.app, name="log", rich_help_panel="Memory")
 app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
 for command in (doctor, bench, config):
     app.command(rich_help_panel="Machine")(command)

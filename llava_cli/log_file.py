@@ -40,6 +40,9 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
             own_files INTEGER NOT NULL,
             model_path TEXT NOT NULL,
             projector_path TEXT NOT NULL,
+            model_bytes INTEGER NOT NULL,
+            projector_bytes INTEGER NOT NULL,
+            program TEXT NOT NULL,
             layout TEXT NOT NULL,
             seed INTEGER NOT NULL,
             parameters TEXT NOT NULL,  -- JSON
@@ -58,6 +61,7 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
             place INTEGER NOT NULL,
             sha256 TEXT NOT NULL REFERENCES pictures,
             name TEXT NOT NULL,
+            detail TEXT,
             path BLOB NOT NULL,  -- as the file system has it, which need not be UTF-8
             frame INTEGER NOT NULL,
             PRIMARY KEY (turn, place)
@@ -78,7 +82,13 @@ class LogFile:
 
     def read(self, work: Callable[[sqlite3.Connection], Result], without: Result) -> Result:
         """Return what `work` finds, or `without` if there is no log yet."""
-        return self.write(work) if self.path.exists() else without
+        try:
+            self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return without
+        except OSError as error:
+            raise unusable(self.path, error) from error
+        return self.write(work)
 
     def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Do `work` in one transaction: all of it is kept, or nothing. Raise `LogUnusable` if it cannot be done."""
@@ -93,8 +103,7 @@ class LogFile:
         except sqlite3.Error as error:
             raise LogUnusable("log", f"{self.path}: {error}", hint=_hint(error)) from error
         except OSError as error:
-            where = error.filename or self.path
-            raise LogUnusable("log", f"{where}: {(error.strerror or str(error)).lower()}") from error
+            raise unusable(self.path, error) from error
 
     def shrink(self) -> None:
         """Give back the room of what was removed, and leave no trace of it."""
@@ -155,6 +164,11 @@ class LogFile:
             return _is_damage(error)
 
 
+def unusable(path: Path, error: OSError) -> LogUnusable:
+    """Say in words why a file cannot be used."""
+    return LogUnusable("log", f"{error.filename or path}: {(error.strerror or str(error)).lower()}")
+
+
 def _migrate(database: sqlite3.Connection) -> None:
     """Bring the schema up to date; raise `LogUnusable` if it comes from a newer program."""
     if _version(database) == len(_MIGRATIONS):
@@ -189,12 +203,16 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _code(error: sqlite3.Error) -> int:
+    # Python's own errors have none; the upper bits only tell more of the same.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _hint(error: sqlite3.Error) -> str:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = _code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return "another program has it open for long; try again when that has ended"
     return "make room on the disk" if code == sqlite3.SQLITE_FULL else "llava log path says where it is"

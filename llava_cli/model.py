@@ -160,7 +160,10 @@ class Model:
         The next question with it waits for what is left of that; one without it, and `stop`, end it. Doing it twice
         does no harm, and what goes wrong shows when the picture is asked about.
         """
-        self._handler.prepare(self._llama, open_picture(picture))
+        opened = _opened(picture)
+        # One that is only remembered is known already, or opened when it is asked about.
+        if isinstance(opened, Picture):
+            self._handler.prepare(self._llama, opened)
 
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the text so far stays."""

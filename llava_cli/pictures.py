@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import errno
 import hashlib
+import io
 import itertools
 import os
 import re
@@ -73,6 +74,19 @@ class Picture:
         from PIL import Image
 
         return Image.frombytes("RGB", (self.width, self.height), self.rgb)
+
+    def thumbnail(self) -> bytes:
+        """Make a small JPEG of it, at most 10 kB; empty if there is no memory for that."""
+        file = io.BytesIO()
+        with contextlib.suppress(MemoryError, OSError):
+            image = self.image()
+            image.thumbnail((160, 160), reducing_gap=2.0)
+            for quality in (75, 50, 25):
+                file = io.BytesIO()
+                image.save(file, "JPEG", quality=quality)
+                if file.tell() <= 10_000:
+                    return file.getvalue()
+        return b""
 
     def remembered(self) -> RememberedPicture:
         """Return what to write down of it."""

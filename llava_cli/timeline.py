@@ -36,7 +36,7 @@ Cell = int | PictureCell
 """A token, or one row of a picture."""
 
 
-def cells_of(parts: Sequence[Part], llama: Any, view: Callable[[Picture], View]) -> list[Cell]:
+def cells_of(parts: Sequence[Part], llama: Any, view: Callable[[Picture | RememberedPicture], View]) -> list[Cell]:
     """Tokenise `parts` as the authors' `tokenizer_image_token` does, BOS first if the model wants one.
 
     `view` tells what the model's tower sees of a picture.

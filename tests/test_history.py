@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from llava_cli.errors import UsageError
 from llava_cli.history import History, messages_of
 from llava_cli.pictures import open_picture
 from tests.processes import SCENE
@@ -54,7 +55,9 @@ def test_a_thumbnail_is_a_small_jpeg(history):
 
 
 def test_there_is_nothing_before_the_first_turn(history):
-    assert (None, [], None, []) == (history.turn(), history.turns(1), history.last_chat(), history.chats())
+    assert ([], None, []) == (history.turns(1), history.last_chat(), history.chats())
+    with pytest.raises(UsageError, match="nothing was asked yet"):
+        history.turn()
     assert not history.path.exists()
 
 
@@ -133,6 +136,7 @@ def test_a_removed_turn_leaves_a_chat_that_hangs_together(history):
 def test_nothing_of_a_removed_turn_stays_on_disk(history):
     history.record(a_turn("secretword", answer="whisper", pictures=[picture(1)]))
     kept = history.record(a_turn("another"))
+    assert [1] == [turn.id for turn in history.find(words="secretword")]
     assert 1 == history.remove([1])
     data = b"".join(path.read_bytes() for path in history.path.parent.iterdir())
     assert not [word for word in (b"secretword", b"whisper", b"noise 1.png") if word in data]
