@@ -49,8 +49,13 @@ def insert(database: sqlite3.Connection, turn: Turn, chat: int | None, after: in
         database.execute(
             "INSERT INTO turn_pictures VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
-                number, place, picture.sha256, clean(picture.name), picture.detail,
-                os.fsencode(picture.path), picture.frame,
+                number,
+                place,
+                picture.sha256,
+                clean(picture.name),
+                picture.detail,
+                os.fsencode(picture.path),
+                picture.frame,
             ),
         )
     database.execute("UPDATE chats SET last = ? WHERE id = ?", (number, chat))
