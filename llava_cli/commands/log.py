@@ -100,7 +100,7 @@ def rm(
         if not yes:
             if not (sys.stdin is not None and sys.stdin.isatty()):
                 raise UsageError("log rm", "it asks before it removes, and there is nobody to ask", hint="add --yes")
-            what = "the whole log" if everything else f"{len(set(numbers or []))} from the log"
+            what = "the whole log" if everything else f"{len(set(numbers or []))} of its turns"
             if not typer.confirm(f"Remove {what}, for good?", err=True):
                 raise typer.Exit(130)
         output.write(f"removed {history.remove(None if everything else numbers)}\n")
