@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pexpect
@@ -62,9 +63,9 @@ def test_a_question_is_written_down_with_all_it_was_answered_with(tiny_pair, ask
     assert (str(tiny_pair[0]), str(tiny_pair[1]), True, "llava_v1") == (
         turn.model_path, turn.projector_path, turn.own_files, turn.layout,
     )  # fmt: skip
-    assert {"temperature": 0.0, "max_tokens": 8, "context": 2048, "seed": turn.seed}.items() <= turn.parameters.items()
+    assert {"temperature": 0.0, "max_tokens": 8, "ubatch": 640, "seed": turn.seed}.items() <= turn.parameters.items()
     assert (8, 1) == (turn.usage["answer_tokens"], turn.usage["pictures_encoded"])
-    assert (open_picture(file).remembered(),) == turn.pictures
+    assert (replace(open_picture(file).remembered(), detail="high"),) == turn.pictures
     assert str(file) == turn.pictures[0].path
     assert History().thumbnail(turn.pictures[0].sha256).startswith(b"\xff\xd8")
 
@@ -312,8 +313,6 @@ def test_a_replay_needs_its_picture(asked):
 @pytest.fixture
 def hostile():
     """Write down a turn in which everything that is text is hostile."""
-    from dataclasses import replace
-
     shown = replace(picture(1), name=HOSTILE, path=f"/{HOSTILE}")
     facts = dict.fromkeys(
         ("system", "model", "model_path", "projector_path", "layout", "program", "finish_reason"), HOSTILE

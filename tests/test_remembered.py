@@ -87,6 +87,17 @@ def test_the_same_pixels_are_opened_again(file):
     assert (picture(1).sha256, str(file), 0) == (again.sha256, again.path, again.frame)
 
 
+def test_a_picture_is_looked_at_again_as_closely_as_then(tiny_pair, file):
+    with opened(tiny_pair, detail="low") as model:
+        reply = model.ask(file, QUESTION)
+        assert reply.text
+        turn = turn_of(reply, model, QUESTION, [open_picture(file), open_picture(file, detail="high")])
+    assert ["low", "high"] == [one.detail for one in turn.pictures]
+    for pictures in ([], [open_picture(file)]):
+        shown = messages_of([turn], pictures)[0]["content"]
+        assert ["low", "high"] == [part["picture"].detail for part in shown[:2]]
+
+
 def test_messages_of_a_chat_begin_another(tiny_pair):
     with opened(tiny_pair) as model:
         first = model.chat(system="Be brief.")
