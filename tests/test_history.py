@@ -121,6 +121,11 @@ def test_messages_are_those_the_model_was_sent(history):
         ] == messages_of(history.turns(first.chat), opened)
 
 
+def test_a_turn_follows_only_turns_of_its_own_chat(history):
+    first, other = history.record(a_turn("1")), history.record(a_turn("other"))
+    assert history.record(a_turn("2"), chat=other.chat, after=first.id).before is None
+
+
 # Removing.
 
 
@@ -141,6 +146,15 @@ def test_nothing_of_a_removed_turn_stays_on_disk(history):
     data = b"".join(path.read_bytes() for path in history.path.parent.iterdir())
     assert not [word for word in (b"secretword", b"whisper", b"noise 1.png") if word in data]
     assert (None, [kept.chat]) == (history.thumbnail(picture(1).sha256), [chat.id for chat in history.chats()])
+
+
+def test_removing_gives_room_back(history):
+    history.record(a_turn("1"))
+    before = history.path.stat().st_size
+    history.record(a_turn("2", answer="word " * 100_000))
+    assert history.path.stat().st_size > 2 * before
+    history.remove([2])
+    assert before == history.path.stat().st_size
 
 
 def test_all_of_it_can_be_removed(history):
@@ -172,3 +186,10 @@ def test_only_the_owner_can_read_it_under_any_umask(history):
         os.umask(before)
     assert {"log.db": 0o600, "log.db-shm": 0o600, "log.db-wal": 0o600} == modes
     assert 0o700 == stat.S_IMODE(history.path.parent.stat().st_mode)
+
+
+def test_a_log_that_others_could_read_is_made_private_again(history):
+    history.record(a_turn())
+    history.path.chmod(0o644)
+    history.record(a_turn())
+    assert 0o600 == stat.S_IMODE(history.path.stat().st_mode)

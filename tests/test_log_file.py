@@ -125,6 +125,12 @@ def test_whoever_reads_a_damaged_log_sets_it_aside_too(history):
     assert ([], 1) == (history.find(), len(aside(history)))
 
 
+def test_a_log_that_another_process_has_replaced_already_stays(history):
+    history.record(a_turn())
+    history._file._set_aside()
+    assert ([], []) == (aside(history), history.notes)
+
+
 def test_an_empty_file_is_a_new_log(history):
     history.path.parent.mkdir(parents=True)
     history.path.touch()
@@ -239,7 +245,7 @@ def scenes(request, history, monkeypatch):
     {
         "red": [1], "RED circ": [1], "circle color": [1], "red star": [], "100%": [1],
         "noise 1.png": [1], 'NEAR(star) "no" OR': [2], "yes OR red": [], '"': [2], "AND": [],
-        "question:star": [], "猫": [3], "何が": [3], "\x00red": [1], "   ": [1, 2, 3],
+        "question:star": [], 'x"OR"red': [], "猫": [3], "何が": [3], "\x00red": [1], "   ": [1, 2, 3],
     }.items(),
 )  # fmt: skip
 def test_words_are_only_ever_words(scenes, words, found):
