@@ -12,12 +12,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
-from llava_cli import log_rows, log_search, private_files
+from llava_cli import log_rows, log_search
 from llava_cli.errors import LogUnusable, UsageError
-from llava_cli.log_file import LogFile, unusable
+from llava_cli.log_file import LogFile
 from llava_cli.settings import data_dir
 from llava_cli.turns import PastChat, Turn, messages_of, turn_of
 
@@ -29,8 +28,8 @@ class History:
 
     def __init__(self, path: Path | None = None, *, recording: bool = True) -> None:
         self.path = path or data_dir() / "log.db"
-        self._recording = recording
-        self._off = self.path.with_name("log.off")
+        self.is_on = recording
+        """Whether turns are recorded."""
         self._file = LogFile(self.path)
         self._failures: list[str] = []
 
@@ -39,29 +38,7 @@ class History:
         """Return what is worth saying: that a turn could not be recorded, or a damaged log was set aside."""
         return [*self._file.notes, *self._failures]
 
-    @property
-    def is_on(self) -> bool:
-        """Tell whether turns are recorded."""
-        with suppress(OSError):
-            return self._recording and not self._off.exists()
-        return self._recording  # recording it will say why it cannot be done
-
     # Writing.
-
-    def turn_off(self) -> None:
-        """Record nothing from now on, in any process; what is there stays."""
-        try:
-            private_files.make_directory(self._off.parent)
-            self._off.touch(mode=0o600)
-        except OSError as error:
-            raise unusable(self._off, error) from error
-
-    def turn_on(self) -> None:
-        """Record again."""
-        try:
-            self._off.unlink(missing_ok=True)
-        except OSError as error:
-            raise unusable(self._off, error) from error
 
     def record(self, turn: Turn, *, chat: int | None = None, after: int | None = None) -> Turn | None:
         """Keep `turn` as what followed the turn `after` in `chat`; return it with its number, None if it is not kept.

@@ -87,7 +87,7 @@ class LogFile:
         except (FileNotFoundError, NotADirectoryError):
             return without
         except OSError as error:
-            raise unusable(self.path, error) from error
+            raise _unusable(self.path, error) from error
         return self.write(work)
 
     def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -103,7 +103,7 @@ class LogFile:
         except sqlite3.Error as error:
             raise LogUnusable("log", f"{self.path}: {error}", hint=_hint(error)) from error
         except OSError as error:
-            raise unusable(self.path, error) from error
+            raise _unusable(self.path, error) from error
 
     def shrink(self) -> None:
         """Give back the room of what was removed, and leave no trace of it."""
@@ -164,7 +164,7 @@ class LogFile:
             return _is_damage(error)
 
 
-def unusable(path: Path, error: OSError) -> LogUnusable:
+def _unusable(path: Path, error: OSError) -> LogUnusable:
     """Say in words why a file cannot be used."""
     return LogUnusable("log", f"{error.filename or path}: {(error.strerror or str(error)).lower()}")
 

@@ -159,7 +159,8 @@ def resolve(flags: Mapping[str, object]) -> Settings:
 def explain() -> list[Setting]:
     """Return every setting as it is without flags, and where its value comes from."""
     chosen = resolve({})
-    values = {"model": chosen.model, "system": chosen.system, **vars(chosen.load), **vars(chosen.sampling)}
+    top = {"model": chosen.model, "system": chosen.system, "log": chosen.log}
+    values = {**top, **vars(chosen.load), **vars(chosen.sampling)}
     origins = dict.fromkeys(_from_config(), str(config_path()))
     origins |= {key: _variable(key) for key in _from_environment()}
     return [Setting(key, values[key], origins.get(key, "default")) for key in _TYPES]

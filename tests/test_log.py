@@ -78,7 +78,7 @@ def test_nothing_is_written_down_that_should_not_be(tiny_pair, monkeypatch, how)
         config_path().parent.mkdir(parents=True)
         config_path().write_text("log = false\n")
     elif how == "off":
-        assert "the log is off\n" == llava("log", "off").stdout
+        assert f"the log is off now ({config_path()})\n" == llava("log", "off").stdout
     done = llava("ask", SCENE, *ANSWER, *(["--no-log"] if how == "option" else []), *files_of(tiny_pair))
     assert (0, CUT, False) == (done.returncode, done.stderr, History().path.exists())
 
@@ -250,11 +250,20 @@ def test_turns_are_removed(here, filled):
 
 def test_the_log_says_where_it_is_and_whether_it_is_on(here, filled, monkeypatch):
     assert f"{data_dir() / 'log.db'}\n" == here("log", "path").stdout
-    assert "the log is off\n" == here("log", "off").stdout
+    assert 0 == here("log", "off").returncode
     assert "note: the log is off\n" == here("log", "path").stderr
-    assert "the log is on\n" == here("log", "on").stdout
+    assert f"the log is on now ({config_path()})\n" == here("log", "on").stdout
+    assert "" == here("log", "path").stderr
     monkeypatch.setenv("LLAVA_LOG", "0")
-    assert "stays off" in here("log", "on").stderr
+    assert "LLAVA_LOG in the environment goes before it" in here("log", "on").stderr
+
+
+def test_the_log_is_switched_in_the_config_file_and_nothing_else_is(here):
+    config_path().parent.mkdir(parents=True)
+    config_path().write_text("# mine\nlog = true\nmodel = 'shapes'\n")
+    here("log", "off")
+    assert "# mine\nlog = \"off\"\nmodel = 'shapes'\n" == config_path().read_text()
+    assert "log\tfalse\t" in here("config").stdout
 
 
 # Asking again.

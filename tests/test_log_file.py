@@ -282,13 +282,8 @@ def test_a_picture_is_found_by_its_pixels_with_all_that_followed(history):
 
 def test_a_log_that_is_off_keeps_what_it_has_and_gets_no_more(history):
     history.record(a_turn("before"))
-    history.turn_off()
-    history.turn_off()
-    assert (False, None, []) == (history.is_on, History().record(a_turn("meanwhile")), history.notes)
-    history.turn_on()
-    history.turn_on()
-    history.record(a_turn("after"))
-    assert ["after", "before"] == [turn.question for turn in history.find()]
+    assert (None, []) == (History(recording=False).record(a_turn("meanwhile")), history.notes)
+    assert ["before"] == [turn.question for turn in History(recording=False).find()]
 
 
 def test_a_turn_stopped_before_its_first_word_is_none(history):

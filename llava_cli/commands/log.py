@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,20 +152,13 @@ def replay(
 @app.command()
 def off() -> None:
     """Write nothing down from now on; what is in the log stays."""
-    with Output() as output, _opened_log(output) as history:
-        history.turn_off()
-        output.write("the log is off\n")
+    _switch("off")
 
 
 @app.command()
 def on() -> None:
     """Write questions and answers down, as is usual."""
-    with Output() as output, _opened_log(output) as history:
-        history.turn_on()
-        if settings.resolve({}).log:
-            output.write("the log is on\n")
-        else:
-            output.note(f"it stays off: `log` is false in the environment or in {settings.config_path()}")
+    _switch("on")
 
 
 @app.command()
@@ -174,6 +168,16 @@ def path() -> None:
         output.write(f"{history.path}\n")
         if not history.is_on:
             output.note("the log is off")
+
+
+def _switch(wanted: str) -> None:
+    from llava_cli.config_file import write_setting
+
+    with Output() as output:
+        path = write_setting("log", wanted)
+        output.write(f"the log is {wanted} now ({path})\n")
+        if set_there := os.environ.get("LLAVA_LOG"):
+            output.note(f"LLAVA_LOG in the environment goes before it: {set_there}")
 
 
 @contextmanager
