@@ -52,9 +52,9 @@ class Picture:
     """What is worth saying once, e.g. that an animation's other frames are not seen."""
     detail: Detail | None = None
     """How closely a LLaVA-1.6 looks at it; None leaves that to the model (`LoadOptions.detail`)."""
-    path: str = ""
+    path: str = field(default="", repr=False, compare=False)
     """The file it came from, absolute; empty if it came from elsewhere."""
-    frame: int = 0
+    frame: int = field(default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1 or len(self.rgb) != self.width * self.height * 3:
