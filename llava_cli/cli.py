@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from llava_cli import __version__
-from llava_cli.commands import cache, options
+from llava_cli.commands import cache, log, options
 from llava_cli.commands.ask import ask
 from llava_cli.commands.bench import bench
 from llava_cli.commands.completion import join_words_of_bash
@@ -63,6 +63,7 @@ command: Callable[..., None]
 app.command(rich_help_panel="Ask")(ask)
 for about_models in (models, show, rm, verify, use):
     app.command(rich_help_panel="Models")(about_models)
+app.add_typer(log.app, name="log", rich_help_panel="Memory")
 app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
 for about_the_machine in (doctor, bench, config):
     app.command(rich_help_panel="Machine")(about_the_machine)

@@ -29,7 +29,7 @@ from llava_cli.answer_text import PieceDecoder
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
 from llava_cli.gguf_file import repaired_projector
 from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_unsupported
-from llava_cli.pictures import Picture
+from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.prefix_cache import PrefixCache, Shelf
 from llava_cli.prompts import Message, find_layout
 from llava_cli.settings import Detail, LoadOptions, cache_dir, require_detail
@@ -173,7 +173,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         """Return how many cells the prompt of `messages` takes."""
         return len(cells_of(self.layout.render(messages), llama, self._view))
 
-    def embed(self, llama: Any, picture: Picture) -> NDArray[np.float32]:
+    def embed(self, llama: Any, picture: Picture | RememberedPicture) -> NDArray[np.float32]:
         """Return the image features of `picture` as the language model receives them, float32 `(n_tokens, n_embd)`."""
         self._adopt(llama)
         self._look([picture])
@@ -291,10 +291,10 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             hint=", or ".join(hints) or f"ask with less text or fewer pictures: this model knows {trained} at most",
         )
 
-    def _view(self, picture: Picture) -> View:
+    def _view(self, picture: Picture | RememberedPicture) -> View:
         return self.facts.view(picture, self.detail)
 
-    def _evaluate(self, timeline: list[Cell], pictures: dict[View, Picture]) -> None:
+    def _evaluate(self, timeline: list[Cell], pictures: dict[View, Picture | RememberedPicture]) -> None:
         def rows(view: View) -> NDArray[np.float32]:
             # A picture may be in the cache at another place than the prompt wants it.
             self._look([pictures[view]])
@@ -307,14 +307,17 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                 raise Stopped("reading", "stopped before the answer began") from error
             raise EngineFailed("llama.cpp", f"it could not read the prompt ({error})") from error
 
-    def _look(self, pictures: Sequence[Picture]) -> None:
-        """Bring the embeddings of `pictures` into memory: from disk, or by looking at them."""
+    def _look(self, pictures: Sequence[Picture | RememberedPicture]) -> None:
+        """Bring the embeddings of `pictures` into memory: from disk, or by looking at them.
+
+        Raise `UnreadablePicture` for one that is only remembered, if they are not on disk, and its file is gone.
+        """
         views = {self._view(picture): picture for picture in pictures}
         self._ahead.give_up_all_but(views)
         for view in views:
             if view in self._embeddings or self._fetch(view):
                 self._embeddings.move_to_end(view)
-        missing = {view: picture for view, picture in views.items() if view not in self._embeddings}
+        missing = {view: _with_pixels(picture) for view, picture in views.items() if view not in self._embeddings}
         if missing:
             self._tell("looking", 0)
             start = time.monotonic()
@@ -399,6 +402,10 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
     def _tell(self, stage: str, amount: int) -> None:
         if self.on_stage is not None:
             self.on_stage(stage, amount)
+
+
+def _with_pixels(picture: Picture | RememberedPicture) -> Picture:
+    return picture if isinstance(picture, Picture) else picture.open()
 
 
 def _picture_cells(timeline: Sequence[Cell]) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_cli import engine_log, inventory, registry
 from llava_cli.errors import EngineFailed, ModelUnusable, UsageError
-from llava_cli.pictures import Picture, open_picture
+from llava_cli.pictures import Picture, RememberedPicture, open_picture
 from llava_cli.settings import DEFAULT_MODEL, DEFAULT_QUESTION, LoadOptions, Sampling
 from llava_cli.weights import Weights, open_weights
 from llava_cli.zero_pages import zero_pages_given_back
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from llava_cli.handler import LlavaChatHandler, Reading, StageListener
     from llava_cli.prefix_cache import PrefixCache
 
-PictureSource = str | os.PathLike[str] | bytes | Picture
-"""A path, the bytes of a picture file, or a `Picture`."""
+PictureSource = str | os.PathLike[str] | bytes | Picture | RememberedPicture
+"""A path, the bytes of a picture file, a `Picture`, or one that an earlier process has seen."""
 
 
 def load(
@@ -102,6 +102,8 @@ class Model:
 
         engine_log.silence()
         self.spec = spec
+        self.weights = weights
+        self.options = options
         self.sampling = sampling
         self._notes = weights.notes
         if isinstance(cache, bool):
@@ -141,13 +143,16 @@ class Model:
         """Ask one question about one picture; `sampling` are fields of `Sampling`, e.g. `temperature=0`."""
         return self.chat(system=system).send(question, picture=picture, **sampling)
 
-    def chat(self, *, system: str | None = None) -> Chat:
-        """Begin a chat; `system` takes the place of the layout's own system sentence."""
-        return Chat(self, system)
+    def chat(self, *, system: str | None = None, messages: Sequence[dict[str, Any]] = ()) -> Chat:
+        """Begin a chat, or go on after `messages`, finished turns as `Chat.messages` gives them.
+
+        `system` takes the place of the layout's own system sentence.
+        """
+        return Chat(self, system, messages)
 
     def embed(self, picture: PictureSource) -> NDArray[np.float32]:
         """Return the image features as the language model receives them, float32 `(n_tokens, n_embd)`."""
-        return self._handler.embed(self._llama, open_picture(picture)).copy()
+        return self._handler.embed(self._llama, _opened(picture)).copy()
 
     def prepare(self, picture: PictureSource) -> None:
         """Begin to look at a picture that will be asked about, while its user still types; return at once.
@@ -155,7 +160,10 @@ class Model:
         The next question with it waits for what is left of that; one without it, and `stop`, end it. Doing it twice
         does no harm, and what goes wrong shows when the picture is asked about.
         """
-        self._handler.prepare(self._llama, open_picture(picture))
+        opened = _opened(picture)
+        # One that is only remembered is known already, or opened when it is asked about.
+        if isinstance(opened, Picture):
+            self._handler.prepare(self._llama, opened)
 
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the text so far stays."""
@@ -168,11 +176,12 @@ class Model:
 class Chat:
     """Turns about pictures. Only what is new is read; a picture is read once."""
 
-    def __init__(self, model: Model, system: str | None) -> None:
+    def __init__(self, model: Model, system: str | None, messages: Sequence[dict[str, Any]]) -> None:
         self._model = model
         self._messages: list[dict[str, Any]] = []
         if system is not None:
             self._messages.append({"role": "system", "content": system})
+        self._messages += messages
         self._reply: Reply | None = None
 
     @property
@@ -215,6 +224,9 @@ class Reply:
     ) -> None:
         self.seed = random.randrange(2**32 - 1) if sampling.seed is None else sampling.seed
         """The seed this answer is written with."""
+        self.sampling = sampling
+        self.asked_at = time.time()
+        """When it was asked for, seconds since the epoch."""
         self._asked = time.monotonic()
         self._first = 0.0
         self._last = 0.0
@@ -286,8 +298,12 @@ class Reply:
 def _picture_parts(source: PictureSource | Sequence[PictureSource] | None) -> list[dict[str, Any]]:
     if source is None:
         return []
-    several = [source] if isinstance(source, str | os.PathLike | bytes | Picture) else source
-    return [{"type": "picture", "picture": open_picture(one)} for one in several]
+    several = [source] if isinstance(source, str | os.PathLike | bytes | Picture | RememberedPicture) else source
+    return [{"type": "picture", "picture": _opened(one)} for one in several]
+
+
+def _opened(source: PictureSource) -> Picture | RememberedPicture:
+    return source if isinstance(source, RememberedPicture) else open_picture(source)
 
 
 def _open_llama(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llava_cli.errors import UsageError
-from llava_cli.pictures import Picture
+from llava_cli.pictures import Picture, RememberedPicture
 
 VICUNA_SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -26,7 +26,7 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     text: str
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Picture | RememberedPicture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Bare(str):
     __slots__ = ()
 
 
-Part = str | Special | Picture
+Part = str | Special | Picture | RememberedPicture
 """A piece of a prompt. A `str` is plain text, tokenised without looking for special tokens."""
 
 Spaces = Literal["first", "always", "stripped", "never"]

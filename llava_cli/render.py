@@ -7,11 +7,12 @@ import re
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from llava_cli.errors import LlavaError, ReaderGone
+from llava_cli.pager import opened_pager
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,6 +110,41 @@ class Output:
         for row in shown:
             table.add_row(*row)
         _console(sys.stdout).print(table)
+
+    def styled(self, text: str, style: str = "") -> None:
+        """Write lines in a style of rich's, plainly where there are no styles."""
+        if not self.rich:
+            self.write(sanitise(text) + "\n")
+            return
+        from rich.text import Text
+
+        self._print(Text(sanitise(text), style))
+
+    def markdown(self, text: str) -> None:
+        """Write Markdown that is there as a whole."""
+        if not self.rich:
+            self.write(sanitise(text) + "\n")
+            return
+        from rich.markdown import Markdown
+
+        self._print(Markdown(sanitise(text)))
+
+    @contextmanager
+    def paged(self) -> Iterator[None]:
+        """Let the reader turn the pages of what is written meanwhile, if there is a terminal; leaving early is fine."""
+        with opened_pager() if self.rich else nullcontext() as pager:
+            if pager is None:
+                yield
+                return
+            with redirect_stdout(pager), suppress(ReaderGone):
+                yield
+
+    def _print(self, what: Any) -> None:
+        # The pager is a pipe, but what reads it is a terminal.
+        console = _console(sys.stdout, force_terminal=True)
+        with console.capture() as drawn:
+            console.print(what)
+        self.write(drawn.get())
 
     def _quieten_stage_line(self) -> None:
         # Both streams on one terminal (`--plain`): the stage line must be gone before text appears.
@@ -210,10 +246,12 @@ def _to_stderr(line: str, *, end: str = "\n") -> None:
         print(line, file=sys.stderr, end=end, flush=True)
 
 
-def _console(stream: TextIO) -> Console:
+def _console(stream: TextIO, *, force_terminal: bool | None = None) -> Console:
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    return Console(
+        file=stream, force_terminal=force_terminal, highlight=False, markup=False, emoji=False, soft_wrap=False
+    )
 
 
 class _StageLine:

@@ -118,12 +118,14 @@ class Settings:
     model: str = DEFAULT_MODEL
     system: str | None = None
     """None: the system sentence of the model's own prompt layout."""
+    log: bool = True
+    """Write questions and answers down in the log."""
     load: LoadOptions = field(default_factory=LoadOptions)
     sampling: Sampling = field(default_factory=Sampling)
 
 
 _TYPES: dict[str, type] = {
-    "model": str, "system": str,
+    "model": str, "system": str, "log": bool,
     "context": int, "detail": str, "threads": int, "ubatch": int, "flash_attention": bool, "repack": bool,
     "projector_quant": str, "cache_size": ByteSize,
     "temperature": float, "max_tokens": int, "seed": int,
@@ -150,14 +152,15 @@ def resolve(flags: Mapping[str, object]) -> Settings:
     def given(kind: type) -> dict[str, Any]:
         return {f.name: values[f.name] for f in fields(kind) if f.name in values}
 
-    top = {key: values[key] for key in ("model", "system") if key in values}
+    top = {key: values[key] for key in ("model", "system", "log") if key in values}
     return Settings(**top, load=LoadOptions(**given(LoadOptions)), sampling=Sampling(**given(Sampling)))
 
 
 def explain() -> list[Setting]:
     """Return every setting as it is without flags, and where its value comes from."""
     chosen = resolve({})
-    values = {"model": chosen.model, "system": chosen.system, **vars(chosen.load), **vars(chosen.sampling)}
+    top = {"model": chosen.model, "system": chosen.system, "log": chosen.log}
+    values = {**top, **vars(chosen.load), **vars(chosen.sampling)}
     origins = dict.fromkeys(_from_config(), str(config_path()))
     origins |= {key: _variable(key) for key in _from_environment()}
     return [Setting(key, values[key], origins.get(key, "default")) for key in _TYPES]
