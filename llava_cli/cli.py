@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -59,7 +58,6 @@ def llava(
         Output().write(_EXAMPLES)
 
 
-command: Callable[..., None]
 app.command(rich_help_panel="Ask")(ask)
 for about_models in (models, show, rm, verify, use):
     app.command(rich_help_panel="Models")(about_models)
