@@ -12,6 +12,7 @@ from llava_cli import __version__
 from llava_cli.commands import cache, log, options
 from llava_cli.commands.ask import ask
 from llava_cli.commands.bench import bench
+from llava_cli.commands.chat import chat
 from llava_cli.commands.completion import join_words_of_bash
 from llava_cli.commands.config import config, use
 from llava_cli.commands.doctor import doctor
@@ -59,6 +60,7 @@ def llava(
 
 
 app.command(rich_help_panel="Ask")(ask)
+app.command(rich_help_panel="Ask")(chat)
 for about_models in (models, show, rm, verify, use):
     app.command(rich_help_panel="Models")(about_models)
 app.add_typer(log.app, name="log", rich_help_panel="Memory")

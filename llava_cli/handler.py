@@ -137,11 +137,15 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         model: str | None = None,
         **others: Any,
     ) -> Any:
-        """Read `messages` into the cache, then answer: an iterator of chunks if `stream`, else one object."""
+        """Read `messages` into the cache, then answer: an iterator of chunks if `stream`, else one object.
+
+        If the last message is the assistant's, the answer goes on where that ends.
+        """
         refuse_unsupported(others)
         self.stopped.clear()
         self._adopt(llama)
-        prompt = self._read(read_messages(messages))
+        asked = read_messages(messages)
+        prompt = self._read(asked)
         self._refuse_what_is_no_number()
         limit = llama.n_ctx() - len(prompt)
         wanted = limit if max_tokens is None or max_tokens <= 0 else max_tokens
@@ -161,9 +165,9 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         )
         stops = [stop] if isinstance(stop, str) else list(stop or [])
         self._replies += 1
-        pieces = self._write(
-            tokens, PieceDecoder([*stops, *self.layout.stop]), min(wanted, limit), limit, self._replies
-        )
+        is_begun = asked[-1].role == "assistant" and bool(asked[-1].text)
+        decoder = PieceDecoder([*stops, *self.layout.stop], is_begun=is_begun)
+        pieces = self._write(tokens, decoder, min(wanted, limit), limit, self._replies)
         name = model or llama.model_path
         return chunks(pieces, self.reading, name) if stream else completion(pieces, self.reading, name, len(prompt))
 

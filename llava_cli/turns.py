@@ -12,7 +12,8 @@ from llava_cli import __version__
 from llava_cli.pictures import Picture, RememberedPicture
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model, Reply
+    from llava_cli.model import Model
+    from llava_cli.reply import Reply
     from llava_cli.settings import Detail
 
 

@@ -117,6 +117,13 @@ class TowerFacts:
         size = picture.width, picture.height
         return View(picture.sha256, detail, self.square_tokens if detail == "low" else self.tiling.token_count(size))
 
+    def squares(self, picture: Picture, detail: Detail) -> list[bytes]:
+        """Return the squares of RGB pixels that the tower gets of `picture`, that of the whole one first."""
+        if self.tiling is None:
+            return [square_pixels(picture, self.image_size)]
+        is_close = (picture.detail or detail) == "high"
+        return [self.tiling.overview(picture), *(self.tiling.cut(picture) if is_close else ())]
+
     def window(self, options: LoadOptions) -> int:
         """Return how many cells the context window gets by `options`."""
         largest = self.square_tokens if self.tiling is None or options.detail == "low" else self.tiling.most_tokens
