@@ -1,0 +1,145 @@
+"""Fetches what stands at an http(s) address, within limits, and tells nobody's password."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from llava_cli.errors import UnreadablePicture
+
+if TYPE_CHECKING:
+    import httpx2
+
+
+@dataclass(frozen=True)
+class FetchLimits:
+    """What a picture from the network may cost. Times are seconds."""
+
+    max_bytes: int = 20_000_000
+    connect: float = 10
+    total: float = 30
+    redirects: int = 5
+
+
+LIMITS = FetchLimits()
+_SAVE_IT = "save the picture with a browser and give the file"
+
+
+def is_address(text: str) -> bool:
+    """Tell whether `text` is an http(s) address, and so no file name."""
+    return text[:8].lower().startswith(("http://", "https://"))
+
+
+def public_name(address: str) -> str:
+    """Return `address` without user, password and query: they may be secrets."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "address"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def fetch(address: str, *, limits: FetchLimits = LIMITS) -> bytes:
+    """Return the body at `address`; raise `UnreadablePicture` with a sentence for each way it can fail.
+
+    A redirect may not lead to an address that is not public (a router, this computer, a cloud's metadata), unless
+    it is the host that the user typed.
+    """
+    box: list[bytes | Exception] = []
+
+    def work() -> None:
+        try:
+            box.append(_follow(address, limits, time.monotonic() + limits.total))
+        except Exception as error:  # noqa: BLE001 - it is raised again, where somebody waits for it
+            box.append(error)
+
+    # Neither resolving a name nor a server that trickles its headers can be given a deadline in the same thread.
+    worker = threading.Thread(target=work, daemon=True, name="fetch")
+    worker.start()
+    worker.join(limits.total + 1)
+    result = box[0] if box else _too_slow(public_name(address), limits)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _follow(address: str, limits: FetchLimits, deadline: float) -> bytes:
+    """Follow redirects by hand, so that every step is checked before it is taken."""
+    import httpx2
+
+    what = public_name(address)
+    timeout = httpx2.Timeout(limits.total, connect=limits.connect)
+    headers = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "llava"}
+    with httpx2.Client(timeout=timeout, headers=headers) as client:
+        try:
+            typed = url = httpx2.URL(address)
+            for _ in range(limits.redirects + 1):
+                if url.host != typed.host:
+                    _require_public(what, url)
+                with client.stream("GET", url) as response:
+                    if not response.has_redirect_location:
+                        return _body(what, response, limits, deadline)
+                    url = url.join(response.headers["Location"])
+        except httpx2.HTTPError as error:
+            raise _failure(what, error, limits) from error
+        except httpx2.InvalidURL as error:
+            raise UnreadablePicture(what, "not a possible address", hint="check the address") from error
+    raise UnreadablePicture(what, f"redirected more than {limits.redirects} times", hint=_SAVE_IT)
+
+
+def _require_public(what: str, url: httpx2.URL) -> None:
+    """Refuse a redirect to anything but http(s) on a public host."""
+    if url.scheme not in ("http", "https"):
+        raise UnreadablePicture(what, f"redirected to a {url.scheme}: address", hint=_SAVE_IT)
+    try:
+        found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    except OSError:
+        return  # a proxy may know it; if not, connecting says so
+    if not all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_global for entry in found):
+        hint = "if you trust it, give that address itself"
+        raise UnreadablePicture(what, f"redirected to {url.host}, which is not a public address", hint=hint)
+
+
+def _body(what: str, response: httpx2.Response, limits: FetchLimits, deadline: float) -> bytes:
+    if response.status_code != 200:
+        reason = f" ({response.reason_phrase.lower()})" if response.reason_phrase else ""
+        hint = "check the address" if response.status_code in (404, 410) else _SAVE_IT
+        raise UnreadablePicture(what, f"the server answered {response.status_code}{reason}", hint=hint)
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > limits.max_bytes:
+            why = f"too large: more than {limits.max_bytes / 1e6:.0f} MB"
+            raise UnreadablePicture(what, why, hint="save it and make it smaller")
+        if time.monotonic() > deadline:
+            raise _too_slow(what, limits)
+    return bytes(body)
+
+
+def _too_slow(what: str, limits: FetchLimits) -> UnreadablePicture:
+    return UnreadablePicture(what, f"it did not come within {limits.total:g} seconds", hint=_SAVE_IT)
+
+
+def _failure(what: str, error: httpx2.HTTPError, limits: FetchLimits) -> UnreadablePicture:
+    """Say in words what kept the body from coming."""
+    import httpx2
+
+    host = urlsplit(what).hostname
+    text = str(error).lower()
+    if isinstance(error, httpx2.ConnectTimeout):
+        return UnreadablePicture(what, f"no connection to {host} within {limits.connect:g} seconds", hint=_SAVE_IT)
+    if isinstance(error, httpx2.TimeoutException):
+        return _too_slow(what, limits)
+    if isinstance(error, httpx2.ConnectError) and "certificate" in text:
+        hint = "the connection is not safe; save the picture another way"
+        return UnreadablePicture(what, f"the certificate of {host} is not valid", hint=hint)
+    if isinstance(error, httpx2.ConnectError):
+        return UnreadablePicture(what, f"no connection to {host} ({error})", hint="check the address and the network")
+    if isinstance(error, httpx2.UnsupportedProtocol):
+        return UnreadablePicture(what, "redirected to something that is not http(s)", hint=_SAVE_IT)
+    return UnreadablePicture(what, f"the connection broke off ({error})", hint="try again")

@@ -1,0 +1,27 @@
+"""Turns what a user names as a picture into one: a path, `-`, an http(s) address, a `data:` URL or `clip:`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llava_cli.fetching import fetch, is_address, public_name
+from llava_cli.pictures import Picture, open_data_url, open_picture
+
+
+def open_source(source: str, *, stdin: Callable[[], bytes], frame: int = 0, allow_truncated: bool = False) -> Picture:
+    """Open the picture that `source` names; `stdin` gives the bytes when that is `-`.
+
+    Raise `UnreadablePicture` when it is none. A file called like one of the other ways is `./clip:` or `./-`.
+    """
+    if source == "-":
+        return open_picture(stdin(), name="stdin", frame=frame, allow_truncated=allow_truncated)
+    if source == "clip:":
+        from llava_cli.clipboard import open_clipboard
+
+        return open_clipboard(frame=frame, allow_truncated=allow_truncated)
+    if source[:5].lower() == "data:":
+        return open_data_url(source, frame=frame, allow_truncated=allow_truncated)
+    if is_address(source):
+        name = public_name(source)
+        return open_picture(fetch(source), name=name, frame=frame, allow_truncated=allow_truncated)
+    return open_picture(source, frame=frame, allow_truncated=allow_truncated)

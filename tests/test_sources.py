@@ -1,0 +1,130 @@
+"""Facts about pictures that are no files: addresses, stdin, `data:` URLs and the clipboard."""
+
+import base64
+import socket
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageGrab
+
+from llava_cli import fetching
+from llava_cli.errors import UnreadablePicture
+from llava_cli.fetching import FetchLimits, fetch, public_name
+from llava_cli.pictures import open_picture
+from llava_cli.sources import open_source
+from tests.processes import SCENE
+from tests.web import PICTURE, website
+
+SMALL, SHORT = FetchLimits(max_bytes=1_000_000), FetchLimits(total=0.6)
+
+
+@pytest.fixture(scope="module")
+def site():
+    with website() as server:
+        yield server
+
+
+def nobody():
+    pytest.fail("stdin was read")
+
+
+def opened(source, **options):
+    return open_source(source, stdin=nobody, **options)
+
+
+@pytest.mark.parametrize("path", ["ok.png", "there", "ok.png?token=secret"])
+def test_an_address_gives_its_picture(site, path):
+    assert open_picture(SCENE).sha256 == opened(f"{site.url}/{path}").sha256
+
+
+def test_a_picture_may_come_from_stdin_or_a_data_url():
+    expected = open_picture(SCENE).sha256
+    url = f"data:image/png;base64,{base64.b64encode(PICTURE).decode()}"
+    assert expected == opened(url).sha256 == open_source("-", stdin=lambda: PICTURE).sha256
+
+
+def test_names_hold_no_secrets(site):
+    host = site.url.removeprefix("http://")
+    assert f"http://{host}/ok.png" == opened(f"http://me:secret@{host}/ok.png?token=secret").name
+    assert "https://h:1/p.png" == public_name("https://me:secret@h:1/p.png?token=secret#secret")
+
+
+REFUSALS = {
+    "html": "HTML",
+    "empty": "empty",
+    "nothing": "the server answered 404 (not found)",
+    "busy": "the server answered 503",
+    "loop": "redirected more than 5 times",
+    "metadata": "redirected to 169.254.169.254, which is not a public address",
+    "file": "redirected to a file: address",
+    "endless": "too large: more than 1 MB",
+    "bomb": "too large: more than 1 MB",
+    "trickle": "it did not come within 0.6 seconds",
+    "slow": "it did not come within 0.6 seconds",
+    "cut": "the connection broke off",
+}
+
+
+@pytest.mark.parametrize(("path", "why"), REFUSALS.items(), ids=REFUSALS)
+def test_what_can_go_wrong_is_said(site, monkeypatch, path, why):
+    monkeypatch.setitem(fetch.__kwdefaults__, "limits", SHORT if path in ("trickle", "slow") else SMALL)
+    with pytest.raises(UnreadablePicture) as refusal:
+        opened(f"{site.url}/{path}")
+    assert why in refusal.value.why
+    assert refusal.value.hint
+    assert site.url in refusal.value.what
+
+
+def test_a_redirect_to_the_host_that_was_typed_is_followed(site):
+    assert PICTURE == fetch(f"{site.url}/home")
+
+
+def test_a_redirect_from_elsewhere_to_this_computer_is_refused(site):
+    """`localhost` was typed; the redirect names another host, which is not public."""
+    with pytest.raises(UnreadablePicture, match="not a public address"):
+        fetch(f"http://localhost:{site.server_port}/home")
+    assert "/home" == site.asked[-1]
+
+
+def test_a_host_that_is_not_there_is_said():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(UnreadablePicture, match=r"no connection to 127\.0\.0\.1"):
+        fetch(f"http://127.0.0.1:{port}/p.png")
+
+
+def test_an_address_that_cannot_be_one_is_said():
+    with pytest.raises(UnreadablePicture, match="not a possible address"):
+        fetch("http://[::1/p.png")
+
+
+def test_the_clipboard_may_hold_a_picture_or_one_file(monkeypatch, tmp_path):
+    expected = open_picture(SCENE)
+    monkeypatch.setattr(ImageGrab, "grabclipboard", lambda: Image.open(SCENE))
+    assert (expected.sha256, "clipboard") == (opened("clip:").sha256, opened("clip:").name)
+    monkeypatch.setattr(ImageGrab, "grabclipboard", lambda: [SCENE])
+    assert (expected.sha256, expected.name) == (opened("clip:").sha256, opened("clip:").name)
+
+
+@pytest.mark.parametrize("held", [None, [], [SCENE, SCENE]])
+def test_a_clipboard_without_a_picture_says_so(monkeypatch, held):
+    monkeypatch.setattr(ImageGrab, "grabclipboard", lambda: held)
+    with pytest.raises(UnreadablePicture, match="no picture on it"):
+        opened("clip:")
+
+
+def test_without_a_clipboard_program_it_says_which(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(UnreadablePicture) as refusal:
+        opened("clip:")
+    assert "xclip" in refusal.value.hint
+
+
+def test_a_file_of_such_a_name_is_given_with_its_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("clip:", "-", "http:"):
+        Path(name).write_bytes(PICTURE)
+        assert open_picture(SCENE).sha256 == opened(f"./{name}").sha256
+    assert not fetching.is_address("http:")
