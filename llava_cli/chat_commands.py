@@ -70,8 +70,8 @@ class ChatCommands:
     def _image(self, argument: str) -> None:
         if not argument:
             raise UsageError("/image", "it needs a file", hint="/image photo.jpg")
-        for path in paths_in(argument):
-            self.stage(path)
+        for source in ["clip:"] if argument == "clip" else paths_in(argument):
+            self.stage(source)
 
     def _images(self, _argument: str) -> None:
         shown = len(self._session.chat.pictures)

@@ -10,8 +10,9 @@ from llava_cli.chat import Chat
 from llava_cli.errors import LlavaError, UsageError
 from llava_cli.journal import Journal
 from llava_cli.opening import Opening
-from llava_cli.pictures import Picture, RememberedPicture, open_picture
+from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.settings import Sampling
+from llava_cli.sources import open_source
 from llava_cli.turns import PastChat, messages_of
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Session:
 
     def stage(self, source: str | Picture) -> Picture:
         """Open a picture for the next question, and let the model begin to look at it; nothing is sent."""
-        picture = open_picture(source)
+        picture = open_source(source) if isinstance(source, str) else source
         self.staged.append(picture)
         if not self.is_loading and not self.has_failed:
             self.model.prepare(picture)

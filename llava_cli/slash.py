@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from llava_cli.errors import UsageError
+from llava_cli.fetching import is_address
 
 SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".jpe", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pnm",
@@ -30,7 +31,12 @@ class Command:
 COMMANDS = {
     command.name: command
     for command in (
-        Command("image", "FILE…", "show a picture with the next question", "Dragging a file here does the same."),
+        Command(
+            "image",
+            "FILE…",
+            "show a picture with the next question",
+            "Also an http(s) address, or clip for the clipboard. Dragging a file here does the same as naming it.",
+        ),
         Command("images", "", "list the pictures of this chat"),
         Command("drop", "N", "take picture N out of the chat", "The numbers are those of /images."),
         Command("show", "[--input] [N]", "show a picture here", "With --input exactly as the model sees it."),
@@ -130,6 +136,8 @@ def _dragged(text: str) -> tuple[tuple[str, ...], str]:
 
 def _path(word: str) -> str:
     path = word[1:-1] if word[0] in "'\"" else re.sub(r"\\(.)", r"\1", word)
+    if is_address(path):
+        return path
     if path.startswith("file://"):
         return unquote(urlsplit(path).path)
     return str(Path(path).expanduser()) if path else path

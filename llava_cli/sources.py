@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from llava_cli.errors import UsageError
 from llava_cli.fetching import fetch, is_address, public_name
 from llava_cli.pictures import Picture, open_data_url, open_picture
 
 
-def open_source(source: str, *, stdin: Callable[[], bytes], frame: int = 0, allow_truncated: bool = False) -> Picture:
+def _taken() -> bytes:
+    raise UsageError("stdin", "it is where the questions come from", hint="give a file, an address or clip:")
+
+
+def open_source(
+    source: str, *, stdin: Callable[[], bytes] = _taken, frame: int = 0, allow_truncated: bool = False
+) -> Picture:
     """Open the picture that `source` names; `stdin` gives the bytes when that is `-`.
 
     Raise `UnreadablePicture` when it is none. A file called like one of the other ways is `./clip:` or `./-`.

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image, ImageGrab
 
 from llava_cli import fetching
-from llava_cli.errors import UnreadablePicture
+from llava_cli.errors import UnreadablePicture, UsageError
 from llava_cli.fetching import FetchLimits, fetch, public_name
 from llava_cli.pictures import open_picture
+from llava_cli.slash import paths_in
 from llava_cli.sources import open_source
-from tests.processes import SCENE
+from tests.processes import SCENE, llava
 from tests.web import PICTURE, website
 
 SMALL, SHORT = FetchLimits(max_bytes=1_000_000), FetchLimits(total=0.6)
@@ -97,6 +98,23 @@ def test_a_host_that_is_not_there_is_said():
 def test_an_address_that_cannot_be_one_is_said():
     with pytest.raises(UnreadablePicture, match="not a possible address"):
         fetch("http://[::1/p.png")
+
+
+def test_ask_takes_an_address(site):
+    asked = ("What color is the circle?", "-m", "shapes", "-t", "0")
+    assert llava("ask", SCENE, *asked).stdout == llava("ask", f"{site.url}/ok.png", *asked).stdout == "red\n"
+    refused = llava("ask", f"{site.url}/nothing?token=secret", *asked)
+    assert (3, "") == (refused.returncode, refused.stdout)
+    assert [f"llava: {site.url}/nothing: the server answered 404 (not found)"] == refused.stderr.splitlines()[:1]
+
+
+def test_an_address_in_a_chat_stays_as_it_is(site):
+    assert [f"{site.url}/ok.png"] == paths_in(f"{site.url}/ok.png")
+
+
+def test_without_a_stream_of_its_own_a_picture_cannot_come_from_stdin():
+    with pytest.raises(UsageError, match="where the questions come from"):
+        open_source("-")
 
 
 def test_the_clipboard_may_hold_a_picture_or_one_file(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,8 @@ def ask(
     picture: Annotated[
         str | None,
         typer.Argument(
-            help="The picture file; - reads one from stdin. With -c it may be left out.", show_default=False
+            help="The picture: a file, an http(s) address, clip: (the clipboard) or - (stdin). Not needed with -c.",
+            show_default=False,
         ),
     ] = None,
     question: Annotated[
@@ -68,14 +70,11 @@ def ask(
         }
     )  # fmt: skip
     with Output(plain=plain, quiet=quiet) as output:
-        from llava_cli.pictures import open_picture
+        from llava_cli.sources import open_source
 
         seen = [] if picture is None else [
-            open_picture(
-                read_stdin("picture") if picture == "-" else picture,
-                name="stdin" if picture == "-" else None,
-                frame=frame,
-                allow_truncated=allow_truncated,
+            open_source(
+                picture, stdin=partial(read_stdin, "picture"), frame=frame, allow_truncated=allow_truncated
             )
         ]  # fmt: skip
         for note in (f"{one.name}: {note}" for one in seen for note in one.notes):

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 def chat(
     pictures: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PICTURE]...", help="Picture files to begin with.", show_default=False),
+        typer.Argument(
+            metavar="[PICTURE]...",
+            help="Pictures to begin with: files, http(s) addresses or clip:.",
+            show_default=False,
+        ),
     ] = None,
     go_on: options.GoOn = False,
     name: Annotated[
@@ -70,12 +74,12 @@ def chat(
         from llava_cli import inventory
         from llava_cli.history import History
         from llava_cli.journal import Journal
-        from llava_cli.pictures import open_picture
         from llava_cli.repl import Repl
         from llava_cli.session import Session
+        from llava_cli.sources import open_source
         from llava_cli.weights import find_weights
 
-        seen = [open_picture(path) for path in pictures or []]
+        seen = [open_source(source) for source in pictures or []]
         history = History(recording=chosen.log)
         past = history.last_chat() if go_on else history.named(name) if name else None
         if go_on and past is None:
