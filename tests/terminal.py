@@ -9,6 +9,8 @@ from typing import Any
 
 import pexpect
 
+from tests.processes import ROOT
+
 _CONTROLS = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[()][A-Z0-9]|\x1b[=>78]|[\r\x08]"
 )
@@ -28,6 +30,7 @@ class Terminal:
             sys.executable,
             [*program, *map(str, arguments)],
             env={**os.environ, "TERM": "xterm-256color", **environment},
+            cwd=str(ROOT),
             dimensions=(rows, columns),
             encoding="utf-8",
             codec_errors="replace",

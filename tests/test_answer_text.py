@@ -45,3 +45,8 @@ def test_nothing_comes_after_a_stop_string():
 
 def test_an_answer_of_white_space_is_empty():
     assert decode([b" ", b"\n"]) == []
+
+
+def test_an_answer_that_goes_on_keeps_the_space_in_front():
+    decoder = PieceDecoder([], is_begun=True)
+    assert " and a square" == "".join([*decoder.feed(b" and"), *decoder.feed(b" a square "), *decoder.finish()])

@@ -10,6 +10,7 @@ import pytest
 
 from llava_cli import registry
 from tests.processes import ROOT
+from tests.terminal import Terminal
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -43,6 +44,18 @@ def test_a_session_prints_what_is_shown(command, output, tmp_path):
 
 def test_there_are_sessions_to_check():
     assert len(shown_sessions()) == 3
+
+
+def test_the_chat_shows_what_is_shown():
+    command, *lines = next(block for block in blocks("text") if "llava chat" in block).splitlines()
+    with Terminal(*command.removeprefix("$ llava ").split()) as chat:
+        for line in lines:
+            prompt, mark, typed = line.partition("› ")
+            chat.wait(re.escape(prompt.strip()))
+            if mark:
+                chat.wait("›")
+                chat.enter(typed)
+        assert chat.end() == 0
 
 
 def test_the_python_snippet_runs(capsys, monkeypatch):
