@@ -17,6 +17,7 @@ from llava_cli.commands.completion import join_words_of_bash
 from llava_cli.commands.config import config, use
 from llava_cli.commands.doctor import doctor
 from llava_cli.commands.models import models, show
+from llava_cli.commands.pull import pull
 from llava_cli.commands.rm import rm
 from llava_cli.commands.verify import verify
 from llava_cli.errors import LlavaError, ReaderGone, UsageError
@@ -61,7 +62,7 @@ def llava(
 
 app.command(rich_help_panel="Ask")(ask)
 app.command(rich_help_panel="Ask")(chat)
-for about_models in (models, show, rm, verify, use):
+for about_models in (models, pull, show, rm, verify, use):
     app.command(rich_help_panel="Models")(about_models)
 app.add_typer(log.app, name="log", rich_help_panel="Memory")
 app.add_typer(cache.app, name="cache", rich_help_panel="Memory")

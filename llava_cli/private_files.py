@@ -82,7 +82,7 @@ def only_writer(part: Path) -> Iterator[io.BufferedWriter | None]:
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(part, flags, 0o600), "wb") as file:
-        if not _locked(file.fileno(), part):
+        if not take_lock(file.fileno(), part):
             yield None
             return
         try:
@@ -123,7 +123,8 @@ def remove(path: Path) -> int:
     return size
 
 
-def _locked(descriptor: int, part: Path) -> bool:
+def take_lock(descriptor: int, part: Path) -> bool:
+    """Lock an open file for this process, without waiting; tell whether it has the lock and still the name `part`."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

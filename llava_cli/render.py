@@ -217,6 +217,15 @@ class Output:
         self.end_stage()
         _to_stderr(sanitise(text))
 
+    def report(self, line: str) -> None:
+        """Write one line on stderr about what is being done."""
+        if not self.quiet:
+            self.say(line)
+
+    def console(self) -> Console:
+        """Return rich's console on stderr, for what moves there."""
+        return _console(sys.stderr)
+
     @property
     def has_colours(self) -> bool:
         """Tell whether a picture would look like one."""

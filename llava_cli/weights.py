@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -45,9 +43,7 @@ def open_weights(spec: ModelSpec, *, projector_quant: str = "original") -> Weigh
     except ModelUnusable as error:
         if spec.model is None or spec.bundled or error.hint != DOWNLOAD_AGAIN:
             raise
-        # The hub's tool takes a cached file for good, whatever is in it.
-        damaged = [file for file in _hub_files(spec) if file.name == error.what]
-        raise ModelUnusable(error.what, error.why, hint=f"{_download(damaged)} --force-download") from error
+        raise ModelUnusable(error.what, error.why, hint=f"llava pull {spec.full_name} fetches it again") from error
     # What was mended is said when the copy is made, not at every start.
     said_before = repaired.path != weights.projector and not repaired.fresh
     repairs = () if said_before else repaired.repairs
@@ -64,15 +60,23 @@ def find_weights(spec: ModelSpec) -> Weights:
         return Weights(*spec.local)
     if spec.bundled:
         return _bundled(spec)
-    found = {file: hub_cache.find(file) for file in _hub_files(spec)}
-    missing = [file for file, path in found.items() if path is None]
+    found = {file: hub_cache.find(file) for file in hub_files(spec)}
+    missing = tuple(file for file, path in found.items() if path is None)
     if missing:
         raise _not_on_disk(spec, missing)
     model, projector = (path for path in found.values() if path is not None)
     return Weights(model, projector, tuple(_strangers(found)))
 
 
-def _hub_files(spec: ModelSpec) -> tuple[FileSpec, FileSpec]:
+def missing_files(spec: ModelSpec) -> tuple[FileSpec, ...]:
+    """Return the files of `spec` that `llava pull` would fetch."""
+    if spec.local is not None or spec.bundled:
+        return ()
+    return tuple(file for file in hub_files(spec) if hub_cache.find(file) is None)
+
+
+def hub_files(spec: ModelSpec) -> tuple[FileSpec, FileSpec]:
+    """Return the model file and the projector file of `spec`, as published."""
     if spec.model is None or spec.projector is None:
         raise ModelMissing(spec.name, "it has no files")
     return spec.model, spec.projector
@@ -80,7 +84,7 @@ def _hub_files(spec: ModelSpec) -> tuple[FileSpec, FileSpec]:
 
 def _bundled(spec: ModelSpec) -> Weights:
     directory = Path(str(resources.files("llava_cli"))) / "data" / spec.name
-    model, projector = (directory / file.name for file in _hub_files(spec))
+    model, projector = (directory / file.name for file in hub_files(spec))
     for path in (model, projector):
         if not path.is_file():
             why = f"{path.name} is not in this installation"
@@ -110,26 +114,16 @@ def _strangers(found: dict[FileSpec, Path | None]) -> Iterator[str]:
             )
 
 
-def _not_on_disk(spec: ModelSpec, missing: list[FileSpec]) -> ModelMissing:
-    sizes = [file.gigabytes for file in missing]
-    size = f" ({sum(filter(None, sizes)):.2f} GB)" if all(sizes) else ""
+def _not_on_disk(spec: ModelSpec, missing: tuple[FileSpec, ...]) -> ModelMissing:
+    size = size_of(missing)
     name = spec.name if len(missing) == 2 else f"{spec.name}: {missing[0].name}"
     too_large = "" if spec.fits_8gb else ", and it needs more than 8 GB of memory"
     demo = "or ask the built-in demo: llava ask PICTURE QUESTION -m shapes"
-    return ModelMissing(
-        name, f"not on this computer{too_large}", hint=f"download it{size}: {_download(missing)}; {demo}"
-    )
+    fetch = f"download it{f' ({size})' if size else ''}: llava pull {spec.full_name}"
+    return ModelMissing(name, f"not on this computer{too_large}", hint=f"{fetch}; {demo}")
 
 
-def _download(files: tuple[FileSpec, ...] | list[FileSpec]) -> str:
-    """Return the commands of huggingface_hub's own tool that fetch `files`."""
-    beside = Path(sys.executable).with_name("hf")
-    # Whoever runs `.venv/bin/llava` has no `hf` on the path, but one lies beside it.
-    tool = str(beside) if shutil.which("hf") is None and beside.exists() else "hf"
-    wanted: dict[tuple[str, str | None], list[str]] = {}
-    for file in files:
-        wanted.setdefault((file.repo, file.revision), []).append(file.name)
-    return " && ".join(
-        " ".join([tool, "download", repo, *names, *(["--revision", revision] if revision else [])])
-        for (repo, revision), names in wanted.items()
-    )
+def size_of(files: tuple[FileSpec, ...]) -> str:
+    """Write how much there is to fetch for people: `4.7 GB`; empty if nobody published it."""
+    sizes = [file.gigabytes for file in files]
+    return f"{sum(filter(None, sizes)):.1f} GB" if all(sizes) else ""

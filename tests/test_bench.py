@@ -80,4 +80,4 @@ def test_a_stop_ends_it(tiny_pair):
 
 def test_a_missing_model_is_an_error_with_a_hint():
     done = llava("bench", "-m", "llava-v1.5-7b")
-    assert (4, True) == (done.returncode, "hf download" in done.stderr)
+    assert (4, True) == (done.returncode, "llava pull llava-v1.5-7b" in done.stderr)

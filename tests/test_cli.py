@@ -94,7 +94,7 @@ def test_a_refusal_is_two_lines_on_stderr_and_its_exit_code(code, arguments):
 
 def test_a_model_that_is_not_on_disk_names_both_ways_on():
     stderr = llava("ask", SCENE, "What?").stderr
-    assert "hf download second-state/Llava-v1.5-7B-GGUF" in stderr
+    assert "llava pull llava-v1.5-7b" in stderr
     assert "-m shapes" in stderr
 
 

@@ -15,7 +15,7 @@ from llava_cli import gguf_file, registry
 from llava_cli.errors import ModelMissing, ModelUnusable
 from llava_cli.gguf_file import read_header
 from llava_cli.registry import FileSpec, ModelSpec
-from llava_cli.weights import Weights, find_weights, open_weights
+from llava_cli.weights import Weights, find_weights, missing_files, open_weights
 from tests.downloads import MAIN, OLD, PINNED, REPO, in_cache, point_main_to
 from tests.tiny_model import write_tiny_model, write_tiny_projector
 
@@ -23,8 +23,6 @@ from tests.tiny_model import write_tiny_model, write_tiny_projector
 @pytest.fixture
 def hub(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make an empty Hugging Face cache, with no tool of the hub around."""
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     return hub
 
 
@@ -35,7 +33,7 @@ SPEC = ModelSpec(
     model=FileSpec(REPO, "model.gguf", size=4_081_000_000, sha256="1" * 64),
     projector=FileSpec(REPO, "mmproj.gguf", size_gb=0.624),
 )
-COMMAND = "hf download someone/tiny-llava model.gguf mmproj.gguf"
+COMMAND = "llava pull tiny"
 
 
 # The Hugging Face cache
@@ -87,18 +85,14 @@ def test_a_model_that_is_not_there_says_both_ways_on(hub: Path) -> None:
     assert caught.value.exit_code == 4
     assert str(caught.value) == "tiny: not on this computer"
     assert caught.value.hint == (
-        f"download it (4.71 GB): {COMMAND}; or ask the built-in demo: llava ask PICTURE QUESTION -m shapes"
+        f"download it (4.7 GB): {COMMAND}; or ask the built-in demo: llava ask PICTURE QUESTION -m shapes"
     )
 
 
 def test_the_default_model_says_its_command(hub: Path) -> None:
     with pytest.raises(ModelMissing) as caught:
         find_weights(registry.find("llava-v1.5-7b"))
-    command = (
-        "hf download second-state/Llava-v1.5-7B-GGUF "
-        "llava-v1.5-7b-Q4_K_M.gguf llava-v1.5-7b-mmproj-model-f16.gguf"
-    )  # fmt: skip
-    assert f"(4.70 GB): {command}; " in caught.value.hint
+    assert "(4.7 GB): llava pull llava-v1.5-7b:Q4_K_M; " in caught.value.hint
 
 
 def test_a_model_too_large_for_8_gb_is_said_to_be(hub: Path) -> None:
@@ -108,31 +102,14 @@ def test_a_model_too_large_for_8_gb_is_said_to_be(hub: Path) -> None:
 
 def test_only_what_is_missing_is_downloaded(hub: Path) -> None:
     in_cache(hub, MAIN, "model.gguf")
+    assert missing_files(SPEC) == (SPEC.projector,)
     with pytest.raises(ModelMissing) as caught:
         find_weights(SPEC)
-    assert "(0.62 GB): hf download someone/tiny-llava mmproj.gguf; " in caught.value.hint
+    assert "(0.6 GB): llava pull tiny; " in caught.value.hint
 
 
-def test_pinned_files_are_downloaded_by_their_revision(hub: Path) -> None:
-    assert SPEC.projector is not None
-    pinned = replace(SPEC, projector=replace(SPEC.projector, revision=PINNED, repo="other/repo"))
-    with pytest.raises(ModelMissing) as caught:
-        find_weights(pinned)
-    first, second = "hf download someone/tiny-llava model.gguf", "hf download other/repo mmproj.gguf"
-    assert f": {first} && {second} --revision {PINNED}; " in caught.value.hint
-
-
-def test_hf_is_named_by_its_place_if_it_is_not_on_the_path(
-    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "hf").touch(mode=0o755)
-    with pytest.raises(ModelMissing) as caught:
-        find_weights(SPEC)
-    assert f": {tmp_path / COMMAND}; " in caught.value.hint
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ModelMissing) as caught:
-        find_weights(SPEC)
-    assert f": {COMMAND}; " in caught.value.hint
+def test_what_is_in_the_package_or_on_disk_is_never_missing(tiny_pair: tuple[Path, Path]) -> None:
+    assert missing_files(registry.find("shapes")) == missing_files(local(*tiny_pair)) == ()
 
 
 def test_a_file_the_registry_does_not_know_is_said_to_be_one(hub: Path) -> None:
@@ -249,12 +226,11 @@ def test_an_unknown_tower_is_said_every_time(tiny_pair: tuple[Path, Path], tmp_p
 
 
 def test_a_damaged_download_names_the_command_that_replaces_it(hub: Path, tmp_path: Path) -> None:
-    """`hf download` alone would take the cached file for good."""
     in_cache(hub, MAIN, "mmproj.gguf", content=write_tiny_projector(tmp_path / "p.gguf").read_bytes())
     in_cache(hub, MAIN, "model.gguf", content=write_tiny_model(tmp_path / "m.gguf").read_bytes()[:-100])
     with pytest.raises(ModelUnusable, match="bytes are missing at its end") as caught:
         open_weights(SPEC)
-    assert caught.value.hint == "hf download someone/tiny-llava model.gguf --force-download"
+    assert caught.value.hint == "llava pull tiny fetches it again"
 
 
 def test_other_faults_of_a_download_keep_their_own_hint(hub: Path, tmp_path: Path) -> None:

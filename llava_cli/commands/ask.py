@@ -12,6 +12,7 @@ import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
+from llava_cli.commands.pull import offer
 from llava_cli.commands.streams import ctrl_c_stops, read_stdin
 from llava_cli.errors import UsageError
 from llava_cli.render import Output
@@ -43,6 +44,7 @@ def ask(
     stats: options.Stats = False,
     plain: options.Plain = False,
     quiet: options.Quiet = False,
+    yes: options.Yes = False,
     model_path: options.ModelPath = None,
     projector_path: options.ProjectorPath = None,
     prompt_layout: options.PromptLayout = None,
@@ -95,6 +97,8 @@ def ask(
             which = past[-1].load_arguments()
         if past and system is None:
             chosen = replace(chosen, system=past[-1].system)
+        if which.get("model_path") is None and which.get("projector_path") is None:
+            offer(which["name"], chosen, output, yes=yes)
         with (
             load(**which, options=chosen.load, sampling=chosen.sampling, on_stage=output.stage, cache=cache) as opened,
             ctrl_c_stops(opened),

@@ -12,6 +12,7 @@ import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
+from llava_cli.commands.pull import offer
 from llava_cli.errors import UsageError
 from llava_cli.render import Output
 
@@ -96,6 +97,7 @@ def chat(
             files.setdefault("prompt_layout", prompt_layout)
         else:
             # They may be missing: that is said before the greeting, not after it.
+            offer(named, chosen, output)
             find_weights(inventory.choose(named).spec)
 
         def open_model(wanted: str) -> Model:
