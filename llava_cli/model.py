@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_cli import engine_log, registry
-from llava_cli.errors import EngineFailed, ModelUnusable, UsageError
+from llava_cli.errors import UsageError
+from llava_cli.fitting import require_fit
 from llava_cli.pictures import Picture, open_picture
+from llava_cli.rates import Amount, Rates
 from llava_cli.settings import DEFAULT_MODEL, DEFAULT_QUESTION, LoadOptions, Sampling
 from llava_cli.weights import Weights, open_weights
 
@@ -40,8 +42,9 @@ def load(
 ) -> Model:
     """Open the model called `name`, or the pair of files given, and return it ready to answer.
 
-    Raise `ModelMissing` when it is unknown or not on disk, `ModelUnusable` when a file is wrong, and
-    `EngineFailed` when llama.cpp refuses it. `on_stage` hears `loading`, `looking`, `reading`, `writing` and `keeping`.
+    Raise `ModelMissing` when it is unknown or not on disk, `ModelUnusable` when a file is wrong, `NotEnoughRoom`
+    when it does not fit into memory, and `EngineFailed` when llama.cpp refuses it. `on_stage` hears `loading`,
+    `looking`, `reading`, `writing` and `keeping`, each with an `Amount`: cells to read, and its `seconds`.
     With `cache`, a picture is read once in its life: what was read is kept on disk (`options.cache_size`).
     """
     if (model_path is None) != (projector_path is None):
@@ -51,9 +54,8 @@ def load(
     else:
         spec = registry.find(name)
     weights = open_weights(spec)
-    if on_stage is not None:
-        on_stage("loading", 0)
-    return Model(spec, weights, options or LoadOptions(), sampling or Sampling(), on_stage, cache)
+    chosen = require_fit(spec, weights, options or LoadOptions())
+    return Model(spec, weights, chosen, sampling or Sampling(), on_stage, cache)
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,13 @@ class Model:
         cache: bool,
     ) -> None:
         from llava_cli.handler import LlavaChatHandler
+        from llava_cli.opening import open_llama
         from llava_cli.prefix_cache import PrefixCache
 
         engine_log.silence()
         self.spec = spec
+        self.options = options
+        """How it was opened, every choice made."""
         self.sampling = sampling
         self._notes = weights.notes
         self._disk = PrefixCache(size=options.cache_size) if cache and options.cache_size else None
@@ -101,8 +106,13 @@ class Model:
         self._handler: LlavaChatHandler = LlavaChatHandler(
             weights.projector, layout=spec.layout, on_stage=on_stage, cache=self._disk
         )
-        self._llama = _open_llama(weights.model, options, self._handler)
+        rates = self._handler.rates = Rates(weights.model, weights.projector, options)
+        if on_stage is not None:
+            on_stage("loading", Amount(0, rates.expected("loading")))
+        start = time.monotonic()
+        self._llama = open_llama(weights.model, options, self._handler)
         self._resources.callback(self._llama.close)
+        rates.learn("loading", 1, time.monotonic() - start)
 
     def __enter__(self) -> Model:
         return self
@@ -276,55 +286,3 @@ def _picture_parts(source: PictureSource | Sequence[PictureSource] | None) -> li
         return []
     several = [source] if isinstance(source, str | os.PathLike | bytes | Picture) else source
     return [{"type": "picture", "picture": open_picture(one)} for one in several]
-
-
-def _open_llama(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> Any:
-    """Open llama.cpp on the model file by `options`."""
-    import jinja2
-    import llama_cpp
-    from llama_cpp import llama_cpp as c
-
-    threads = options.threads or physical_cores()
-    standard = c.llama_model_default_params
-
-    def without_repacking() -> Any:
-        params = standard()
-        params.use_extra_bufts = options.repack
-        return params
-
-    # `Llama` has no argument for it, but asks this function while it is built.
-    c.llama_model_default_params = without_repacking
-    try:
-        return llama_cpp.Llama(
-            model_path=str(path),
-            n_ctx=options.context,
-            n_batch=options.ubatch,
-            n_ubatch=options.ubatch,
-            n_threads=threads,
-            n_threads_batch=threads,
-            flash_attn=options.flash_attention,
-            chat_handler=handler,
-            verbose=False,
-        )
-    except ValueError as error:
-        complaint = engine_log.last_complaint() or str(error)
-        if "context" in str(error):
-            raise EngineFailed(
-                path.name, f"llama.cpp cannot make a context of {options.context} ({complaint})"
-            ) from error
-        raise ModelUnusable(path.name, f"llama.cpp cannot open it ({complaint})") from error
-    except jinja2.TemplateError as error:
-        # `Llama` compiles the file's chat template, although our handler never uses it.
-        raise ModelUnusable(path.name, f"its chat template is broken ({error})") from error
-    finally:
-        c.llama_model_default_params = standard
-
-
-def physical_cores() -> int:
-    """Count the physical cores this process may run on; hyper-threads only slow llama.cpp down."""
-    try:
-        allowed = os.sched_getaffinity(0)
-        siblings = {Path(f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list").read_text() for n in allowed}
-    except (AttributeError, OSError):
-        return max(1, os.cpu_count() or 1)
-    return max(1, len(siblings))

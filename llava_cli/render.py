@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from llava_cli.model import Usage
+    from llava_cli.settings import LoadOptions
 
 _STAGES = {
     "loading": "loading the model",
@@ -113,12 +115,15 @@ class Output:
     # What is said about them.
 
     def stage(self, name: str, amount: int) -> None:
-        """Say on a terminal what begins now; the line shows the time it takes and goes when it is done."""
+        """Say on a terminal what begins now; the line shows the time it takes and goes when it is done.
+
+        An `Amount` knows how long that should be.
+        """
         self.end_stage()
         if not self.lively or (name == "writing" and self.rich):
             return
         text = _STAGES[name] + (f" ({amount} tokens)" if amount else "")
-        self._stage = _StageLine(text)
+        self._stage = _StageLine(text, getattr(amount, "seconds", 0.0))
 
     def end_stage(self) -> None:
         """Take the stage line away, if there is one."""
@@ -142,6 +147,14 @@ class Output:
             f" · prompt {usage.reused_cells} reused + {usage.new_cells} new · seed {seed}"
         )
 
+    def opened(self, options: LoadOptions) -> None:
+        """Print how the model was opened, in one line on stderr."""
+        _to_stderr(
+            f"context {options.context} · kv {options.kv} · {options.threads} threads · batch {options.ubatch}"
+            f" · flash attention {'on' if options.flash_attention else 'off'}"
+            f" · repacking {'on' if options.repack else 'off'}"
+        )
+
     def error(self, error: LlavaError) -> None:
         """Show an error: what and why in one line, the way out in a second."""
         self.end_stage()
@@ -157,6 +170,15 @@ def in_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def elapsed(seconds: float, expected: float = 0.0) -> str:
+    """Write how long something has taken, of how long it should take: `12 s of about 40 s`."""
+    if expected < 2:
+        return f"{seconds:.0f} s"
+    # No false precision, and no promise that has been broken already.
+    step = 1 if expected < 10 else 5 if expected < 60 else 10
+    return f"{seconds:.0f} s of about {max(step * round(expected / step), step * math.ceil(seconds / step))} s"
 
 
 def ago(seconds: float) -> str:
@@ -190,7 +212,7 @@ def _console(stream: TextIO) -> Console:
 class _StageLine:
     """A spinner with the elapsed time on stderr."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, expected: float = 0.0) -> None:
         from rich.live import Live
         from rich.spinner import Spinner
         from rich.text import Text
@@ -201,7 +223,7 @@ class _StageLine:
 
         class Line(Spinner):
             def render(self, now: float) -> Any:
-                self.text = Text(f"{text}… {time.monotonic() - start:.0f} s", style="dim")
+                self.text = Text(f"{text}… {elapsed(time.monotonic() - start, expected)}", style="dim")
                 return super().render(now)
 
         self._live = Live(

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import platformdirs
 
@@ -21,6 +21,9 @@ from llava_cli.errors import UsageError
 DEFAULT_MODEL = "llava-v1.5-7b"
 DEFAULT_QUESTION = "Describe this picture."
 APP = "llava"
+
+
+Kv = Literal["f16", "q8_0"]
 
 
 class ByteSize(int):
@@ -43,12 +46,17 @@ class LoadOptions:
     """Cells of the context window: tokens and picture tokens together. Costs 512 KiB each on a 7B model."""
     threads: int = 0
     """CPU threads; 0 means one per physical core."""
-    ubatch: int = 640
-    """Cells evaluated in one go; a LLaVA-1.5 picture has 576, so it is one batch."""
-    flash_attention: bool = True
-    repack: bool = False
+    ubatch: int = 0
+    """Cells evaluated in one go; 0: enough for a whole picture, 640 for LLaVA-1.5 with its 576."""
+    flash_attention: bool | None = None
+    """A faster way to compute attention, in less memory. None: what is best here, which so far is on."""
+    repack: bool | None = None
     """Copy the weights into a CPU-friendly layout while loading. Off: mmap keeps loading at half a second,
-    and on x86 this llama.cpp reads prompts faster without it."""
+    and on x86 this llama.cpp reads prompts faster without it. None: what `policy.choose` finds best here."""
+    kv: Kv = "f16"
+    """How numbers stand in the context window; q8_0 takes half the memory, and writes more slowly."""
+    memory_check: bool = True
+    """Refuse a model that does not fit into memory, before anything is loaded."""
     cache_size: int = 2 * 1024**3
     """Bytes on disk for pictures that were read, all models together, and never more than a tenth of the free disk.
     Of a 7B model a picture takes 9 MB, and each prompt it was read with 325 MB. 0: nothing is kept."""
@@ -56,8 +64,10 @@ class LoadOptions:
     def __post_init__(self) -> None:
         _at_least("context", self.context, 64)
         _at_least("threads", self.threads, 0)
-        _at_least("ubatch", self.ubatch, 32)
+        _at_least("ubatch", self.ubatch, 32 if self.ubatch else 0)
         _at_least("cache size", self.cache_size, 0)
+        if self.kv not in get_args(Kv):
+            raise UsageError("kv", f"must be {' or '.join(get_args(Kv))}, not {self.kv!r}")
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,7 @@ class Settings:
 _TYPES: dict[str, type] = {
     "model": str, "system": str,
     "context": int, "threads": int, "ubatch": int, "flash_attention": bool, "repack": bool,
+    "kv": str, "memory_check": bool,
     "cache_size": ByteSize,
     "temperature": float, "max_tokens": int, "seed": int,
     "top_p": float, "top_k": int, "min_p": float, "repeat_penalty": float,

@@ -113,8 +113,12 @@ class Tower:
         params.n_threads = llama.n_threads_batch
         params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.cb_eval = self._watch
+        self._go_on = mtmd_cpp.mtmd_progress_callback(lambda _done, _data: not stopped.is_set())
+        params.progress_callback = self._go_on
         self._context = mtmd_cpp.mtmd_init_from_file(str(projector).encode(), llama.model, params)
         if not self._context:
+            if stopped.is_set():
+                raise Stopped("picture", "stopped while looking at it")
             raise EngineFailed(projector.name, f"llama.cpp cannot open this projector ({engine_log.last_complaint()})")
         self._resources.callback(mtmd_cpp.mtmd_free, self._context)
 

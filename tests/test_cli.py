@@ -26,7 +26,8 @@ def test_stats_are_one_line_on_stderr(tiny_pair):
     done = llava("ask", SCENE, "What color?", *ANSWER, "-q", "--stats", "--seed", "7", *files_of(tiny_pair))
     assert re.fullmatch(
         r"12 tokens · [\d.]+ tokens/s · first token [\d.]+ s \(picture [\d.]+, prompt [\d.]+\)"
-        r" · prompt 0 reused \+ \d+ new · seed 7\n",
+        r" · prompt 0 reused \+ \d+ new · seed 7\n"
+        r"context 2048 · kv f16 · 1 threads · batch 640 · flash attention on · repacking off\n",
         done.stderr,
     )
 
