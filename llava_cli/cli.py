@@ -11,6 +11,7 @@ import typer
 from llava_cli import __version__
 from llava_cli.commands import cache, options
 from llava_cli.commands.ask import ask
+from llava_cli.commands.doctor import doctor
 from llava_cli.errors import LlavaError, ReaderGone, UsageError
 from llava_cli.render import Output
 
@@ -52,6 +53,7 @@ def llava(
 
 
 app.command(rich_help_panel="Ask")(ask)
+app.command(rich_help_panel="Machine")(doctor)
 app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
 
 

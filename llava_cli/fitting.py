@@ -36,6 +36,15 @@ class Fit:
         """Return the limits that are too tight, each with the bytes it would take."""
         return memory.shortages(self.plan, self.limits)
 
+    @property
+    def repackable(self) -> bool:
+        """Tell whether llama.cpp would copy any of the weights on this processor."""
+        return memory.plan(*self._headers, replace(self.options, repack=True), self._types).repacked > 0
+
+    def holds(self, options: LoadOptions) -> bool:
+        """Tell whether the model fits if it is opened by `options`, all choices made."""
+        return not memory.shortages(memory.plan(*self._headers, options, self._types), self.limits)
+
     def refusal(self) -> NotEnoughRoom | None:
         """Return why it does not fit, and what would; None if it does."""
         short = self.shortages
@@ -90,7 +99,7 @@ def fit(spec: ModelSpec, weights: Weights, options: LoadOptions) -> Fit:
     Raise `UsageError` for options that this model cannot be opened with.
     """
     headers = read_header(weights.model), read_header(weights.projector)
-    chosen = policy.choose(options, headers[1])
+    chosen = policy.choose(options, headers[1], policy.recall(weights.model))
     memory.require_options(headers[0], chosen)
     limits, types = tuple(machine.limits()), policy.repacked_types(policy.cpu_features())
     wanted = Fit(spec, chosen, memory.plan(*headers, chosen, types), limits, headers, types)

@@ -46,6 +46,11 @@ def physical_cores() -> int:
     return max(1, len(siblings))
 
 
+def logical_cores() -> int:
+    """Count the processors this process may run on, hyper-threads too."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def processor() -> str:
     """Name the processor as well as the system does."""
     for path, pattern in (

@@ -18,11 +18,11 @@ from llava_cli.settings import LoadOptions
 KV_TYPES = {"f16": (1, 2), "q8_0": (32, 34)}
 """Elements and bytes of a block, by the name of `LoadOptions.kv`."""
 
-_PROGRAM = 75_000_000
+_PROGRAM = 60_000_000
 """Python, the libraries and what they keep to themselves, measured after an answer."""
 _PER_TOKEN, _PER_MERGE = 240, 130
 """Bytes that llama.cpp's vocabulary takes for each, measured with 32,000 and 128,256 tokens."""
-_LIBRARIES = 400_000_000
+_LIBRARIES = 520_000_000
 """Addresses that libraries, thread stacks and the heaps of threads reserve and hardly touch."""
 _ALIGNMENT = 256
 """llama.cpp rounds the context up to a multiple of it."""

@@ -47,12 +47,8 @@ def load(
     `looking`, `reading`, `writing` and `keeping`, each with an `Amount`: cells to read, and its `seconds`.
     With `cache`, a picture is read once in its life: what was read is kept on disk (`options.cache_size`).
     """
-    if (model_path is None) != (projector_path is None):
-        raise UsageError("model files", "a model needs its projector: give both paths or neither")
-    if model_path is not None and projector_path is not None:
-        spec = registry.from_files(Path(model_path), Path(projector_path), prompt_layout)
-    else:
-        spec = registry.find(name)
+    own, its_projector = (None if path is None else Path(path) for path in (model_path, projector_path))
+    spec = registry.choose(name, own, its_projector, prompt_layout)
     weights = open_weights(spec)
     chosen = require_fit(spec, weights, options or LoadOptions())
     return Model(spec, weights, chosen, sampling or Sampling(), on_stage, cache)
@@ -110,7 +106,7 @@ class Model:
         if on_stage is not None:
             on_stage("loading", Amount(0, rates.expected("loading")))
         start = time.monotonic()
-        self._llama = open_llama(weights.model, options, self._handler)
+        self._llama = open_llama(weights.model, options, self._handler.stopped, self._handler)
         self._resources.callback(self._llama.close)
         rates.learn("loading", 1, time.monotonic() - start)
 

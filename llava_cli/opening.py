@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 _CHUNK = 8 << 20
 
 
-def open_llama(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> Any:
-    """Open the model file by `options`, whose choices have all been made; raise `Stopped` when `handler` is stopped."""
-    with _ctrl_c_sets(handler.stopped):
-        read_ahead(path, handler.stopped)
-        return _open(path, options, handler)
+def open_llama(
+    path: Path, options: LoadOptions, stopped: threading.Event, handler: LlavaChatHandler | None = None
+) -> Any:
+    """Open the model file by `options`, whose choices have all been made; raise `Stopped` when that is set."""
+    with _ctrl_c_sets(stopped):
+        read_ahead(path, stopped)
+        return _open(path, options, stopped, handler)
 
 
 def read_ahead(path: Path, stopped: threading.Event) -> None:
@@ -100,13 +102,13 @@ def _ctrl_c_sets(stopped: threading.Event) -> Iterator[None]:
         raise Stopped("loading", "stopped before the model was loaded")
 
 
-def _open(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> Any:
+def _open(path: Path, options: LoadOptions, stopped: threading.Event, handler: LlavaChatHandler | None) -> Any:
     import jinja2
     import llama_cpp
     from llama_cpp import llama_cpp as c
 
     standard = c.llama_model_default_params
-    go_on = c.llama_progress_callback(lambda _done, _data: not handler.stopped.is_set())
+    go_on = c.llama_progress_callback(lambda _done, _data: not stopped.is_set())
 
     def chosen() -> Any:
         params = standard()
@@ -118,7 +120,7 @@ def _open(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> Any:
     c.llama_model_default_params = chosen
     kv = {"f16": c.GGML_TYPE_F16, "q8_0": c.GGML_TYPE_Q8_0}[options.kv]
     try:
-        if handler.stopped.is_set():
+        if stopped.is_set():
             raise Stopped("loading", "stopped before the model was loaded")
         llama = llama_cpp.Llama(
             model_path=str(path),
@@ -134,7 +136,7 @@ def _open(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> Any:
             verbose=False,
         )
     except ValueError as error:
-        if handler.stopped.is_set():
+        if stopped.is_set():
             raise Stopped("loading", "stopped before the model was loaded") from error
         complaint = engine_log.last_complaint() or str(error)
         if "context" in str(error):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import math
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ from llava_cli.settings import LoadOptions, cache_dir
 
 _MOST = 60
 """Rates that are kept, the latest of use."""
-_LONGEST_FILE = 1 << 16
 _LEAST = {"loading": 1, "looking": 1, "reading": 48}
 """How much there must be to do for a rate to be learnt; a few cells take as long as one."""
 
@@ -68,15 +64,7 @@ class Rates:
         rates = {**_read(self._path), **self._learnt}
         latest = sorted(rates.items(), key=lambda item: item[1]["used"], reverse=True)[:_MOST]
         self._learnt = {}
-        with contextlib.suppress(OSError):
-            private_files.make_directory(self._path.parent)
-            private_files.require_own(self._path.parent)
-            part = self._path.with_name(f".{self._path.name}.part")
-            with private_files.only_writer(part) as file:
-                if file is not None:
-                    file.write(json.dumps(dict(latest)).encode())
-                    file.flush()
-                    part.replace(self._path)
+        private_files.write_table(self._path, dict(latest))
 
 
 def _key(path: Path, *how: object) -> str:
@@ -90,12 +78,7 @@ def _key(path: Path, *how: object) -> str:
 
 def _read(path: Path) -> dict[str, dict[str, float]]:
     """Return the rates in a file that may hold anything."""
-    try:
-        with private_files.open_own(path) as file:
-            table: Any = json.loads(file.read(_LONGEST_FILE + 1))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return {k: rate for k, rate in table.items() if _is_rate(rate)} if isinstance(table, Mapping) else {}
+    return {key: rate for key, rate in private_files.read_table(path).items() if _is_rate(rate)}
 
 
 def _is_rate(rate: Any) -> bool:

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from llava_cli.errors import ModelMissing
+from llava_cli.errors import ModelMissing, UsageError
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,15 @@ def from_files(model_path: Path, projector_path: Path, layout: str) -> ModelSpec
         layout=find_layout(layout).name,
         local=(model_path.expanduser(), projector_path.expanduser()),
     )
+
+
+def choose(name: str, model_path: Path | None, projector_path: Path | None, layout: str = "llava_v1") -> ModelSpec:
+    """Return the spec of the pair of files if they are given, else of `name`; raise `UsageError` for half a pair."""
+    if (model_path is None) != (projector_path is None):
+        raise UsageError("model files", "a model needs its projector: give both paths or neither")
+    if model_path is not None and projector_path is not None:
+        return from_files(model_path, projector_path, layout)
+    return find(name)
 
 
 def _models_hint(wanted: str, known: Mapping[str, str]) -> str:

@@ -122,7 +122,7 @@ class Output:
         self.end_stage()
         if not self.lively or (name == "writing" and self.rich):
             return
-        text = _STAGES[name] + (f" ({amount} tokens)" if amount else "")
+        text = _STAGES.get(name, name) + (f" ({amount} tokens)" if amount else "")
         self._stage = _StageLine(text, getattr(amount, "seconds", 0.0))
 
     def end_stage(self) -> None:
@@ -149,11 +149,22 @@ class Output:
 
     def opened(self, options: LoadOptions) -> None:
         """Print how the model was opened, in one line on stderr."""
-        _to_stderr(
+        _to_stderr(self.options_line(options))
+
+    @staticmethod
+    def options_line(options: LoadOptions) -> str:
+        """Write the choices a model is opened with in one line."""
+        return (
             f"context {options.context} · kv {options.kv} · {options.threads} threads · batch {options.ubatch}"
             f" · flash attention {'on' if options.flash_attention else 'off'}"
             f" · repacking {'on' if options.repack else 'off'}"
         )
+
+    def finding(self, error: LlavaError, *, stops: bool) -> None:
+        """Write one thing that is not as it should be to stdout, and what mends it."""
+        self.write(f"{'problem' if stops else 'note'}: {_one_line(error.what)}: {_one_line(error.why)}\n")
+        if error.hint:
+            self.write(f"  do: {_one_line(error.hint)}\n")
 
     def error(self, error: LlavaError) -> None:
         """Show an error: what and why in one line, the way out in a second."""
