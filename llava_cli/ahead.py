@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from llava_cli.pictures import Picture
+    from llava_cli.vision import View
 
-Look = Callable[["Picture", threading.Event], "NDArray[np.float32]"]
-"""Encodes a picture; raises `LlavaError` when it cannot, or when the event is set meanwhile."""
+Look = Callable[[threading.Event], "NDArray[np.float32]"]
+"""Encodes one picture; raises `LlavaError` when it cannot, or when the event is set meanwhile."""
 
 
 class Ahead:
@@ -27,27 +27,27 @@ class Ahead:
     def __init__(self) -> None:
         self._job: _Job | None = None
 
-    def begin(self, picture: Picture, look: Look) -> None:
-        """Begin to look at `picture`, unless that is done or under way; another picture is given up."""
+    def begin(self, view: View, look: Look) -> None:
+        """Begin to look at a picture, unless that is done or under way; another picture is given up."""
         before = self._job
-        if before is not None and before.sha256 == picture.sha256 and before.is_of_use():
+        if before is not None and before.view == view and before.is_of_use():
             return
         self.stop()
-        self._job = _Job(picture, look, before)
+        self._job = _Job(view, look, before)
         self._job.start()
 
-    def give_up_all_but(self, wanted: Collection[str]) -> None:
-        """Let the processor be for what is asked now: stop, unless the picture is one of the `wanted` hashes."""
-        if self._job is not None and self._job.is_alive() and self._job.sha256 not in wanted:
+    def give_up_all_but(self, wanted: Collection[View]) -> None:
+        """Let the processor be for what is asked now: stop, unless the picture is one of the `wanted`."""
+        if self._job is not None and self._job.is_alive() and self._job.view not in wanted:
             self.stop()
 
-    def take(self, sha256: str, stopped: threading.Event) -> NDArray[np.float32] | None:
+    def take(self, view: View, stopped: threading.Event) -> NDArray[np.float32] | None:
         """Return the embeddings of that picture, waiting for them; None if they were not made, or `stopped` is set.
 
         Why they were not made shows when the picture is looked at again.
         """
         job = self._job
-        if job is None or job.sha256 != sha256:
+        if job is None or job.view != view:
             return None
         while job.is_alive():
             if stopped.is_set():
@@ -71,12 +71,12 @@ class Ahead:
 
 
 class _Job(threading.Thread):
-    def __init__(self, picture: Picture, look: Look, before: _Job | None) -> None:
+    def __init__(self, view: View, look: Look, before: _Job | None) -> None:
         super().__init__(name="llava looks ahead")
-        self.sha256 = picture.sha256
+        self.view = view
         self.stopped = threading.Event()
         self.rows: NDArray[np.float32] | None = None
-        self._picture, self._look, self._before = picture, look, before
+        self._look, self._before = look, before
 
     def is_of_use(self) -> bool:
         return self.rows is not None or not self.stopped.is_set()
@@ -88,7 +88,7 @@ class _Job(threading.Thread):
             self._before = None
         try:
             if not self.stopped.is_set():
-                self.rows = self._look(self._picture, self.stopped)
+                self.rows = self._look(self.stopped)
         except (LlavaError, MemoryError):
             # Nobody waits for this thread to fail: the question will, in the same way.
             self.rows = None

@@ -16,11 +16,10 @@ from typing import Any
 from llava_cli import __version__, machine, registry, settings
 from llava_cli.errors import EngineFailed, LlavaError, NotEnoughRoom
 from llava_cli.fitting import Fit, fit
-from llava_cli.gguf_file import check_pair, read_header
 from llava_cli.policy import cpu_features
 from llava_cli.registry import ModelSpec
 from llava_cli.settings import LoadOptions
-from llava_cli.weights import find_weights
+from llava_cli.weights import open_weights
 
 _SMALL_DISK = 2_000_000_000
 _PACKAGES = ("llama-cpp-python", "numpy", "pillow", "huggingface_hub", "typer", "rich")
@@ -74,7 +73,7 @@ class Checkup:
 
 
 def check_up(spec: ModelSpec | None, options: LoadOptions) -> Checkup:
-    """Look at everything; nothing is loaded, downloaded or written. Without a `spec` only at the machine."""
+    """Look at everything; no model is loaded, nothing downloaded. Without a `spec` only at the machine."""
     found = Checkup(limits=machine.limits())
     features = frozenset[str]()
     try:
@@ -93,9 +92,7 @@ def check_up(spec: ModelSpec | None, options: LoadOptions) -> Checkup:
 
 def _look_at_model(found: Checkup, spec: ModelSpec, options: LoadOptions) -> None:
     try:
-        weights = find_weights(spec)
-        check_pair(read_header(weights.model), read_header(weights.projector))
-        found.fit = fit(spec, weights, options)
+        found.fit = fit(spec, open_weights(spec, projector_quant=options.projector_quant), options)
     except LlavaError as error:
         found.findings.append(Finding(error))
         return

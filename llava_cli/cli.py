@@ -55,6 +55,7 @@ def llava(
 app.command(rich_help_panel="Ask")(ask)
 app.command(rich_help_panel="Machine")(doctor)
 app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
+app.command(rich_help_panel="Machine")(doctor)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from llava_cli.machine import Limit
 from llava_cli.memory import MemoryPlan
 from llava_cli.registry import ModelSpec
 from llava_cli.settings import LoadOptions
+from llava_cli.vision import TowerFacts
 from llava_cli.weights import Weights
 
 _OTHERS = 1_900_000_000
@@ -30,6 +31,8 @@ class Fit:
     limits: tuple[Limit, ...]
     _headers: tuple[GgufHeader, GgufHeader]
     _types: tuple[str, ...]
+    _picture: int
+    """Cells of the largest picture."""
 
     @property
     def shortages(self) -> list[tuple[Limit, int]]:
@@ -39,11 +42,11 @@ class Fit:
     @property
     def repackable(self) -> bool:
         """Tell whether llama.cpp would copy any of the weights on this processor."""
-        return memory.plan(*self._headers, replace(self.options, repack=True), self._types).repacked > 0
+        return memory.plan(*self._headers, replace(self.options, repack=True), self._types, self._picture).repacked > 0
 
     def holds(self, options: LoadOptions) -> bool:
         """Tell whether the model fits if it is opened by `options`, all choices made."""
-        return not memory.shortages(memory.plan(*self._headers, options, self._types), self.limits)
+        return not memory.shortages(memory.plan(*self._headers, options, self._types, self._picture), self.limits)
 
     def refusal(self) -> NotEnoughRoom | None:
         """Return why it does not fit, and what would; None if it does."""
@@ -55,7 +58,7 @@ class Fit:
 
     def _advice(self) -> Iterator[str]:
         """Name what would fit: other options, a smaller quant, another model, the least change first."""
-        less = memory.smaller(*self._headers, self.options, self._types, self.limits)
+        less = memory.smaller(*self._headers, self.options, self._types, self._picture, self.limits)
         if less is not None:
             flags = [f"--kv {less.kv}"] if less.kv != self.options.kv else []
             flags += [f"--context {less.context}"] if less.context != self.options.context else []
@@ -98,15 +101,17 @@ def fit(spec: ModelSpec, weights: Weights, options: LoadOptions) -> Fit:
 
     Raise `UsageError` for options that this model cannot be opened with.
     """
-    headers = read_header(weights.model), read_header(weights.projector)
-    chosen = policy.choose(options, headers[1], policy.recall(weights.model))
+    headers, facts = (read_header(weights.model), read_header(weights.projector)), TowerFacts.read(weights.projector)
+    found = policy.choose(options, facts.square_tokens, policy.recall(weights.model))
+    chosen = replace(found, context=facts.window(options))
     memory.require_options(headers[0], chosen)
     limits, types = tuple(machine.limits()), policy.repacked_types(policy.cpu_features())
-    wanted = Fit(spec, chosen, memory.plan(*headers, chosen, types), limits, headers, types)
+    picture = facts.most_tokens(options.detail)
+    wanted = Fit(spec, chosen, memory.plan(*headers, chosen, types, picture), limits, headers, types, picture)
     if options.repack is None and chosen.repack and wanted.shortages:
         # Nobody asked for the second copy.
         plain = replace(chosen, repack=False)
-        return replace(wanted, options=plain, plan=memory.plan(*headers, plain, types))
+        return replace(wanted, options=plain, plan=memory.plan(*headers, plain, types, picture))
     return wanted
 
 

@@ -1,26 +1,29 @@
-"""The front of the rooms about GGUF files; writes copies with other metadata, such as a repaired projector."""
+"""The front of the rooms about GGUF files; keeps a copy of a projector in which its faults are mended."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import os
-import shutil
-import struct
-import tempfile
-import time
-from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from llava_cli.errors import ModelUnusable, NotEnoughRoom
-from llava_cli.gguf_format import GgufHeader, pack_value
+from llava_cli.errors import ModelUnusable
+from llava_cli.gguf_copy import GgufCopy, write_copy
+from llava_cli.gguf_format import GgufArray, GgufHeader
 from llava_cli.gguf_gate import check_model, check_pair
 from llava_cli.gguf_header import read_header
-from llava_cli.gguf_projector import check_projector, projector_type, reference_layer
-from llava_cli.private_files import make_directory
+from llava_cli.gguf_projector import (
+    HIDDEN_PINPOINTS,
+    PINPOINTS,
+    check_projector,
+    is_siglip,
+    large_matrices,
+    projector_type,
+    reference_layer,
+    todays_names,
+)
+from llava_cli.settings import PROJECTOR_QUANTS
 
 __all__ = [
     "GgufHeader",
@@ -30,13 +33,13 @@ __all__ = [
     "check_projector",
     "file_identity",
     "read_header",
+    "repaired_copies",
     "repaired_projector",
     "write_copy",
 ]
 
-_REPAIR_VERSION = 1
-_CHUNK = 1 << 22
-_OF_TILES = ("image_grid_pinpoints", "mm_patch_merge_type", "image_aspect_ratio")
+_REPAIR_VERSION = 2
+_MOSTLY_Q8_0 = 7
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,49 @@ class RepairedProjector:
     """Whether a copy was written for it just now."""
 
 
-def repaired_projector(path: Path, cache_dir: Path, *, single_tile: bool = False) -> RepairedProjector:
-    """Return `path` itself if nothing is wrong with it, else a copy with mended metadata in `cache_dir`.
+def repaired_projector(path: Path, cache_dir: Path, *, quant: str = "original") -> RepairedProjector:
+    """Return `path` itself if nothing is to be done to it, else a copy in `cache_dir` in which it is done.
 
-    The copy is written once. `single_tile` also takes out what makes llama.cpp cut pictures into tiles.
+    The copy is written once. In it, llama.cpp does not see how a LLaVA-1.6 cuts pictures: that is ours to do. `quant`
+    "q8_0" stores the large matrices in half the room.
     Raise `ModelUnusable` if the file cannot be used at all, `NotEnoughRoom` if there is no place for the copy.
     """
     identity = _identity(path)
     header = read_header(path)
     check_projector(header)
+    copy, notes = _mended(header, quant)
+    if copy.is_the_same:
+        return RepairedProjector(path, notes)
+    target = _copy_path(copy, identity, cache_dir)
+    fresh = not copy.is_written(target)
+    if fresh:
+        copy.make_room(target.parent)
+        copy.write(target)
+        if _identity(path) != identity:
+            target.unlink()
+            raise ModelUnusable(header.name, "the file was changed while it was copied", hint="try again")
+        check_projector(read_header(target))
+    return RepairedProjector(target, notes, fresh)
+
+
+def repaired_copies(path: Path, cache_dir: Path) -> list[Path]:
+    """Return the copies that were written of a projector; none if the file cannot be read."""
+    try:
+        header = read_header(path)
+    except ModelUnusable:
+        return []
+    copies = (_copy_path(_mended(header, quant)[0], _identity(path), cache_dir) for quant in PROJECTOR_QUANTS)
+    return [copy for copy in dict.fromkeys(copies) if copy.exists()]
+
+
+def _mended(header: GgufHeader, quant: str) -> tuple[GgufCopy, tuple[str, ...]]:
+    """Return the file as llama.cpp should see it, and what is said about the difference."""
     add: dict[str, tuple[str, Any]] = {}
     drop: list[str] = []
     notes: list[str] = []
+    rename = todays_names(header)
+    if rename:
+        notes.append("some of its tensors have names that old converters gave them")
     if projector_type(header) is None:
         add["clip.projector_type"] = ("str", "mlp")
         notes.append('it does not say what it is; read as a LLaVA projector (clip.projector_type = "mlp")')
@@ -71,82 +105,21 @@ def repaired_projector(path: Path, cache_dir: Path, *, single_tile: bool = False
         else:
             add["clip.vision.feature_layer"] = ("i32[]", [layer])
             notes.append(f"picture features are read after layer {layer}, as LLaVA's authors do")
-    if "v.post_ln.weight" in header.tensors:
-        notes.append("llama.cpp applies this tower's last norm to the picture features, LLaVA's authors do not")
-    if single_tile:
-        drop = [key for key in header.types if key.removeprefix("clip.vision.") in _OF_TILES]
-        if drop:
-            notes.append("a LLaVA-1.6 projector, read as one tile like 1.5: fine detail is lost")
-    if not add and not drop:
-        return RepairedProjector(path, tuple(notes))
-    copy = _copy_path(header, identity, sorted(drop), cache_dir)
-    head = _head(header, add, drop)
-    fresh = not _is_finished(copy, head, header)
-    if fresh:
-        _make_room(copy.parent, len(head) + _data_length(header), header.name)
-        write_copy(header, copy, add=add, drop=drop)
-        if _identity(path) != identity:
-            copy.unlink()
-            raise ModelUnusable(header.name, "the file was changed while it was copied", hint="try again")
-        check_projector(read_header(copy))
-    return RepairedProjector(copy, tuple(notes), fresh)
-
-
-def write_copy(
-    header: GgufHeader,
-    target: Path,
-    *,
-    add: Mapping[str, tuple[str, Any]] | None = None,
-    drop: Collection[str] = (),
-) -> None:
-    """Write the file of `header` again with the keys of `add` (each a type and a value) and without those of `drop`.
-
-    The tensors stay byte for byte. `target` appears complete or not at all; a file there is replaced.
-    """
-    try:
-        with _appearing(target) as out, header.path.open("rb") as source:
-            out.write(_head(header, add or {}, drop))
-            source.seek(header.data_start)
-            left = _data_length(header)
-            while left:
-                chunk = source.read(min(_CHUNK, left))
-                if not chunk:
-                    raise ModelUnusable(header.name, "the file became shorter while it was copied", hint="try again")
-                out.write(chunk)
-                left -= len(chunk)
-    except OSError as error:
-        raise _no_place(header.name, target.parent, error) from error
-
-
-@contextlib.contextmanager
-def _appearing(target: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the name `target` when all is written, and leaves nothing behind otherwise."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.stem[:32]}.", suffix=".part", dir=target.parent)
-    part = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            os.fchmod(out.fileno(), 0o600)
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _head(header: GgufHeader, add: Mapping[str, tuple[str, Any]], drop: Collection[str]) -> bytes:
-    """Return all bytes in front of the tensor data."""
-    kept = [span for key, span in header.spans.items() if key not in add and key not in drop]
-    tensor_list = max((end for _, end in header.spans.values()), default=24)
-    entries = [header.raw[start:end] for start, end in kept]
-    entries += [pack_value(key, kind, value) for key, (kind, value) in add.items()]
-    counts = struct.pack("<4sIqq", b"GGUF", header.version, len(header.tensors), len(entries))
-    head = b"".join((counts, *entries, header.raw[tensor_list:]))
-    return head + bytes(-len(head) % header.alignment)
-
-
-def _data_length(header: GgufHeader) -> int:
-    return max((tensor.offset + tensor.nbytes for tensor in header.tensors.values()), default=0)
+    if last_norm := [name for name in header.tensors if name.startswith("v.post_ln.")]:
+        drop += last_norm
+        notes.append("its last norm is taken out: LLaVA reads the picture in front of it")
+    if is_siglip(header) and not (header.metadata.get("clip.use_gelu") or header.metadata.get("clip.use_silu")):
+        add["clip.use_gelu"] = ("bool", True)
+        notes.append("a SigLIP tower: its activation is GELU, which old converters did not know by its name")
+    pinpoints = header.metadata.get(PINPOINTS)
+    if isinstance(pinpoints, GgufArray):
+        add[HIDDEN_PINPOINTS] = (header.types[PINPOINTS], pinpoints.values())
+        drop.append(PINPOINTS)
+    small = large_matrices(header) if quant == "q8_0" else ()
+    if small:
+        add["general.file_type"] = ("u32", _MOSTLY_Q8_0)
+        notes.append("its matrices are used as Q8_0, in half the memory, as projector_quant says")
+    return GgufCopy(header, add, drop, rename, small), tuple(notes)
 
 
 def _identity(path: Path) -> tuple[int, ...]:
@@ -177,46 +150,9 @@ def file_identity(path: Path, since_ns: int) -> str | None:
     return hashlib.sha256(head + repr(facts).encode()).hexdigest()
 
 
-def _copy_path(header: GgufHeader, identity: tuple[int, ...], drop: list[str], cache_dir: Path) -> Path:
+def _copy_path(copy: GgufCopy, identity: tuple[int, ...], cache_dir: Path) -> Path:
     # Two fine-tunes have the same header and other tensors. Hashing 600 MB takes half a second from memory, but ten
     # from an SD card, at every start; so the data is known as `make` knows it: by its place, size and time.
-    facts = repr((_REPAIR_VERSION, identity, drop)).encode()
-    key = hashlib.sha256(hashlib.sha256(header.raw).digest() + facts).hexdigest()
-    return cache_dir / "projectors" / f"{key[:32]}.gguf"
-
-
-def _is_finished(copy: Path, head: bytes, header: GgufHeader) -> bool:
-    try:
-        if copy.stat().st_size != len(head) + _data_length(header):
-            return False
-        with copy.open("rb") as file:
-            return file.read(len(head)) == head
-    except OSError:
-        return False
-
-
-def _make_room(directory: Path, needed: int, name: str) -> None:
-    try:
-        make_directory(directory)
-        directory.chmod(0o700)
-        # What a killed process left behind would keep 600 MB each.
-        for part in directory.glob(".*.part"):
-            with contextlib.suppress(FileNotFoundError):
-                if part.stat().st_mtime < time.time() - 3600:
-                    part.unlink()
-        free = shutil.disk_usage(directory).free
-    except OSError as error:
-        raise _no_place(name, directory, error) from error
-    if free < needed:
-        raise NotEnoughRoom(
-            name,
-            f"its repaired copy takes {needed / 1e6:,.0f} MB, and {directory} has {free / 1e6:,.0f} MB left",
-            hint="make room there, or set LLAVA_CACHE to a directory on another disk",
-        )
-
-
-def _no_place(name: str, directory: Path, error: OSError) -> ModelUnusable | NotEnoughRoom:
-    kind = NotEnoughRoom if error.errno in (errno.ENOSPC, errno.EDQUOT) else ModelUnusable
-    reason = (error.strerror or str(error)).lower()
-    why = f"its repaired copy cannot be written to {directory} ({reason})"
-    return kind(name, why, hint="set LLAVA_CACHE to a directory that can be written to")
+    facts = repr((_REPAIR_VERSION, identity)).encode()
+    key = hashlib.sha256(hashlib.sha256(copy.header.raw).digest() + hashlib.sha256(copy.head).digest() + facts)
+    return cache_dir / "projectors" / f"{key.hexdigest()[:32]}.gguf"

@@ -98,3 +98,10 @@ def pack_value(key: str, kind: str, value: Any) -> bytes:
     if kind.endswith("[]"):
         start = struct.pack("<IIQ", ARRAY, codes[item], len(items))
     return text(key) + start + packed
+
+
+def pack_tensor(name: str, tensor: TensorInfo) -> bytes:
+    """Return the bytes of one entry of the tensor list."""
+    number = next(number for number, (kind, _, _) in TENSOR_TYPES.items() if kind == tensor.type)
+    raw, axes = name.encode(), len(tensor.shape)
+    return struct.pack(f"<Q{len(raw)}sI{axes}qIQ", len(raw), raw, axes, *tensor.shape, number, tensor.offset)

@@ -7,7 +7,9 @@ ends the process, and so do most wrong shapes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from llava_cli.errors import ModelUnusable
@@ -49,8 +51,15 @@ _OPTIONAL = {
     "clip.minicpmv_query_num": "u32",
     "clip.minicpmv_version": "i32",
     "clip.vision.image_grid_pinpoints": "i32[]",
+    "llava.image_grid_pinpoints": "i32[]",
     "clip.vision.feature_layer": "i32[]",
 }
+
+PINPOINTS = "clip.vision.image_grid_pinpoints"
+HIDDEN_PINPOINTS = "llava.image_grid_pinpoints"
+"""The same in a repaired copy. Where llama.cpp sees them, it cuts pictures itself, and not as LLaVA's authors do."""
+
+_MOST_TILES = 64
 
 
 def check_projector(header: GgufHeader) -> None:
@@ -58,6 +67,7 @@ def check_projector(header: GgufHeader) -> None:
 
     A missing `clip.projector_type` passes if the tensors are those of a LLaVA projector: it can be added.
     """
+    header = with_todays_names(header)
     _check_type(header)
     for key, kind in (_REQUIRED | _OPTIONAL).items():
         if key in _REQUIRED and key not in header.types:
@@ -79,7 +89,54 @@ def check_projector(header: GgufHeader) -> None:
 
 def embedding_width(header: GgufHeader) -> int:
     """Return how wide the picture embeddings of a checked projector are."""
-    return header.tensors["mm.2.weight"].shape[1]
+    return with_todays_names(header).tensors["mm.2.weight"].shape[1]
+
+
+_PROJECTOR_NAMES = re.compile(
+    r"(?:model\.)?(?:mm_projector\.([02])|multi_modal_projector\.linear_([12]))\.(weight|bias)"
+)
+"""What LLaVA and transformers call the two layers of the projector."""
+
+
+def todays_names(header: GgufHeader) -> dict[str, str]:
+    """Return the names that llama.cpp looks for today of those tensors that have another one."""
+    width = header.metadata.get("clip.vision.embedding_length")
+    names: dict[str, str] = {}
+    for name, tensor in header.tensors.items():
+        if found := _PROJECTOR_NAMES.fullmatch(name):
+            number = found[1] or (0 if found[2] == "1" else 2)
+            names[name] = f"mm.{number}.{found[3]}"
+        # Converters of 2023 gave the matrix that widens and the one that narrows each other's name.
+        if re.fullmatch(r"v\.blk\.\d+\.ffn_down\.weight", name) and tensor.shape[0] == width != tensor.shape[-1]:
+            block = name.removesuffix("ffn_down.weight")
+            for part in ("weight", "bias"):
+                names |= {f"{block}ffn_down.{part}": f"{block}ffn_up.{part}"}
+                names |= {f"{block}ffn_up.{part}": f"{block}ffn_down.{part}"}
+    kept = header.tensors.keys() - names.keys()
+    return {old: new for old, new in names.items() if old in header.tensors and new not in kept}
+
+
+def with_todays_names(header: GgufHeader) -> GgufHeader:
+    """Return the header as if its tensors had the names of today; where they lie in the file stays true."""
+    names = todays_names(header)
+    return replace(header, tensors={names.get(name, name): tensor for name, tensor in header.tensors.items()})
+
+
+def large_matrices(header: GgufHeader) -> tuple[str, ...]:
+    """Return the tensors that may be stored as Q8_0: those of linear layers, in rows of whole blocks.
+
+    Patches and positions are not multiplied with in that way, and small.
+    """
+    return tuple(
+        name
+        for name, tensor in header.tensors.items()
+        if len(tensor.shape) == 2 and tensor.type in FLOAT_TYPES and tensor.shape[0] % 32 == 0 and "embd" not in name
+    )
+
+
+def is_siglip(header: GgufHeader) -> bool:
+    """Tell whether the tower is SigLIP's: it has no class token."""
+    return "v.class_embd" not in header.tensors
 
 
 def projector_type(header: GgufHeader) -> str | None:
@@ -91,9 +148,33 @@ def projector_type(header: GgufHeader) -> str | None:
     return None
 
 
+def grid_sizes(header: GgufHeader) -> tuple[tuple[int, int], ...]:
+    """Return the sizes (width, height) that LLaVA-1.6 brings pictures to before it cuts them; empty for LLaVA-1.5."""
+    for key in (PINPOINTS, HIDDEN_PINPOINTS):
+        array = header.metadata.get(key)
+        if isinstance(array, GgufArray) and array.length:
+            sides = array.values()
+            return tuple(zip(sides[::2], sides[1::2], strict=True))
+    return ()
+
+
+def newline_tensor(header: GgufHeader) -> str:
+    """Name the embedding that ends each row of tiles; old converters and new ones call it differently."""
+    return "v.image_newline" if "v.image_newline" in header.tensors else "model.image_newline"
+
+
 def reference_layer(header: GgufHeader) -> int | None:
     """Return the layer whose states LLaVA reads, if its projector has a tower that can be named."""
     get = header.metadata.get
+    siglip_so400m_14 = (
+        get("clip.vision.embedding_length") == 1152
+        and get("clip.vision.attention.head_count") == 16
+        and get("clip.vision.patch_size") == 14
+        and is_siglip(header)
+    )
+    # It has 27 layers. A file with 26 leaves out the one that is not read; of one with 27 nobody can tell.
+    if siglip_so400m_14 and get("clip.vision.block_count") == 26:
+        return 26
     clip_vit_l_14 = (
         get("clip.vision.embedding_length") == 1024
         and get("clip.vision.attention.head_count") == 16
@@ -156,10 +237,27 @@ def _check_numbers(header: GgufHeader) -> None:
     for layer in feature_layers(header):
         if layer > blocks:
             _refuse(header, f"clip.vision.feature_layer asks for the layer {layer}; the tower has {blocks}")
-    pinpoints: Any = get("clip.vision.image_grid_pinpoints")
-    sides = pinpoints.values() if pinpoints else ()
-    if len(sides) % 2 or any(not 0 < side <= 1 << 16 for side in sides):
-        _refuse(header, "clip.vision.image_grid_pinpoints is not a list of sizes")
+    if is_siglip(header) and not feature_layers(header) and reference_layer(header) is None:
+        _refuse(header, f"a SigLIP tower of {blocks} layers, and nothing tells which of them is read")
+    _check_tiles(header, size)
+
+
+def _check_tiles(header: GgufHeader, tile: int) -> None:
+    get: Any = header.metadata.get
+    if any(array.length % 2 for key in (PINPOINTS, HIDDEN_PINPOINTS) if (array := get(key)) is not None):
+        _refuse(header, f"{PINPOINTS} is not a list of sizes")
+    sizes = grid_sizes(header)
+    joined = get("clip.vision.mm_patch_merge_type", "spatial_unpad" if sizes else "flat")
+    if not sizes:
+        if joined == "spatial_unpad":
+            _refuse(header, f"it is that of a LLaVA-1.6, but does not say how pictures are cut ({PINPOINTS})")
+        return
+    if any(side < tile or side % tile for size in sizes for side in size):
+        _refuse(header, f"{PINPOINTS} holds sizes that are not whole tiles of {tile:,} pixels")
+    if any(width // tile * (height // tile) > _MOST_TILES for width, height in sizes):
+        _refuse(header, f"{PINPOINTS} asks for more than {_MOST_TILES} tiles")
+    if joined != "spatial_unpad" or get("clip.vision.image_aspect_ratio", "anyres") != "anyres":
+        _refuse(header, "its pictures are cut and joined in another way than LLaVA-1.6 does it (anyres, spatial_unpad)")
 
 
 def _floats(header: GgufHeader, name: str) -> tuple[float, ...]:
@@ -199,7 +297,10 @@ def _expected_tensors(header: GgufHeader) -> Iterator[_Expected]:
     stacked = max(1, len({layer for layer in feature_layers(header) if layer >= 0}))
     middle = _rows(header, "mm.0.weight")
     yield from _linear("mm.0", width * stacked, middle)
-    yield from _linear("mm.2", middle, _rows(header, "mm.2.weight"))
+    out = _rows(header, "mm.2.weight")
+    yield from _linear("mm.2", middle, out)
+    if grid_sizes(header):
+        yield newline_tensor(header), (out,), _VECTOR
 
 
 def _block(header: GgufHeader, block: str, width: int) -> Iterator[_Expected]:
@@ -209,13 +310,12 @@ def _block(header: GgufHeader, block: str, width: int) -> Iterator[_Expected]:
         yield from _linear(f"{block}.attn_{part}", width, width)
     if f"{block}.ffn_gate.weight" in header.tensors:
         _refuse(header, f"the tensor {block}.ffn_gate.weight does not belong into a CLIP tower")
-    # Old converters exchanged the names; llama.cpp tells by the shape, and so do we.
-    down = header.tensors.get(f"{block}.ffn_down.weight")
-    exchanged = down is not None and down.shape[0] == width
-    up_name, down_name = ("ffn_down", "ffn_up") if exchanged else ("ffn_up", "ffn_down")
-    hidden = _rows(header, f"{block}.{up_name}.weight")
-    yield from _linear(f"{block}.{up_name}", width, hidden)
-    yield from _linear(f"{block}.{down_name}", hidden, width)
+    hidden = _rows(header, f"{block}.ffn_up.weight")
+    if hidden == width:
+        # Old converters exchanged the two names, which only shows where the shapes differ.
+        _refuse(header, f"{block}.ffn_up and ffn_down have the same shape: nothing tells which comes first")
+    yield from _linear(f"{block}.ffn_up", width, hidden)
+    yield from _linear(f"{block}.ffn_down", hidden, width)
 
 
 def _rows(header: GgufHeader, name: str) -> int:

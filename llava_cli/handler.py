@@ -14,8 +14,9 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,9 @@ from llava_cli.pictures import Picture
 from llava_cli.prefix_cache import PrefixCache, Shelf
 from llava_cli.prompts import Message, find_layout
 from llava_cli.rates import Amount, Rates
-from llava_cli.settings import cache_dir
+from llava_cli.settings import Detail, LoadOptions, cache_dir, require_detail
 from llava_cli.timeline import Cell, KvCache, PictureCell, cells_of, up_to_first_picture
-from llava_cli.vision import Tower, TowerFacts
+from llava_cli.vision import Tower, TowerFacts, View
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +45,8 @@ StageListener = Callable[[str, Amount], None]
 """Hears what begins: `looking`, `reading` (cells to read), `writing`, `keeping`; with the seconds it should take."""
 
 _EMBEDDINGS_KEPT = 4
-"""Pictures whose embeddings stay in memory, 9 MB each on a 7B model: enough to go back and forth between two."""
+"""Pictures whose embeddings stay in memory, 9 MB each on a 7B model, up to 48 MB if it is a LLaVA-1.6: enough to go
+back and forth between two."""
 
 
 @dataclass
@@ -55,6 +57,8 @@ class Reading:
     """Cells that were in the cache already, or came back from disk."""
     new: int = 0
     """Cells evaluated."""
+    picture_cells: int = 0
+    """Those of both that are of pictures."""
     pictures_encoded: int = 0
     look_seconds: float = 0.0
     read_seconds: float = 0.0
@@ -67,8 +71,9 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
     """Run LLaVA as its authors do: their prompt, their image features, every picture read once.
 
     `clip_model_path` is the projector (mmproj) file; a repaired copy is made if it needs one. `layout` is a name
-    of `llava_cli.prompts.LAYOUTS`. One handler serves one `Llama`. With a `cache` (`llava_cli.PrefixCache()`),
-    what was read of a picture is kept on disk when the `Llama` is closed or turns to another picture.
+    of `llava_cli.prompts.LAYOUTS`. `detail` is how closely a LLaVA-1.6 looks at pictures that do not say. One
+    handler serves one `Llama`. With a `cache` (`llava_cli.PrefixCache()`), what was read of a picture is kept on
+    disk when the `Llama` is closed or turns to another picture.
     """
 
     def __init__(
@@ -77,14 +82,17 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         verbose: bool = False,
         *,
         layout: str = "llava_v1",
+        detail: Detail = LoadOptions.detail,
         on_stage: StageListener | None = None,
         cache: PrefixCache | None = None,
     ) -> None:
         engine_log.silence()
-        projector = repaired_projector(Path(clip_model_path), cache_dir(), single_tile=True).path
+        projector = repaired_projector(Path(clip_model_path), cache_dir()).path
         self._made_ns = time.time_ns()
         super().__init__(clip_model_path=str(projector), verbose=verbose)
         self.layout = find_layout(layout)
+        require_detail(detail)
+        self.detail = detail
         self.on_stage = on_stage
         self.stopped = threading.Event()
         """Set by `stop`, and by Ctrl-C in the middle of llama.cpp; the next question clears it."""
@@ -92,12 +100,12 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self.rates: Rates | None = None
         """Learns how long things take, if there is one."""
         self._projector = projector
-        self._facts = TowerFacts.read(projector)
-        self._embeddings: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self.facts = TowerFacts.read(projector)
+        self._embeddings: OrderedDict[View, NDArray[np.float32]] = OrderedDict()
         self._ahead = Ahead()
         self._disk = cache
         self._shelf: Shelf | None = None
-        self._unkept: dict[str, tuple[str, NDArray[np.float32]]] = {}
+        self._unkept: dict[View, tuple[str, NDArray[np.float32]]] = {}
         """Embeddings that are not on disk yet."""
         self._names: dict[str, str] = {}
         self._answered = False
@@ -137,6 +145,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self.stopped.clear()
         self._adopt(llama)
         prompt = self._read(read_messages(messages))
+        self._refuse_what_is_no_number()
         limit = llama.n_ctx() - len(prompt)
         wanted = limit if max_tokens is None or max_tokens <= 0 else max_tokens
         llama.set_seed(random.randrange(2**32 - 1) if seed is None else seed)
@@ -165,14 +174,14 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
 
     def count(self, llama: Any, messages: Sequence[Message]) -> int:
         """Return how many cells the prompt of `messages` takes."""
-        return len(cells_of(self.layout.render(messages), llama, self._facts.picture_tokens))
+        return len(cells_of(self.layout.render(messages), llama, self._view))
 
     def embed(self, llama: Any, picture: Picture) -> NDArray[np.float32]:
         """Return the image features of `picture` as the language model receives them, float32 `(n_tokens, n_embd)`."""
         self._adopt(llama)
         self._look([picture])
         self._keep_embeddings()
-        return self._embeddings[picture.sha256]
+        return self._embeddings[self._view(picture)]
 
     def prepare(self, llama: Any, picture: Picture) -> None:
         """Begin to look at `picture` in a thread and return at once; the question about it takes what there is then.
@@ -180,8 +189,9 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         A question that does not show it ends that, and so does `stop`. What goes wrong shows when it is asked about.
         """
         self._adopt(llama)
-        if picture.sha256 not in self._embeddings and not self._fetch(picture):
-            self._ahead.begin(picture, self._encode_ahead)
+        view = self._view(picture)
+        if view not in self._embeddings and not self._fetch(view):
+            self._ahead.begin(view, partial(self._encode_ahead, picture, view.detail))
 
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the next question begins anew."""
@@ -230,19 +240,15 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
     def _read(self, messages: list[Message]) -> list[int]:
         """Bring the KV cache up to the prompt of `messages`; return it as `Llama.input_ids` shows it."""
         llama = self._llama
-        timeline = cells_of(self.layout.render(messages), llama, self._facts.picture_tokens)
+        timeline = cells_of(self.layout.render(messages), llama, self._view)
         if len(timeline) >= llama.n_ctx():
-            raise ContextTooSmall(
-                "context",
-                f"the prompt takes {len(timeline)} of {llama.n_ctx()} cells and leaves no room for an answer",
-                hint=f"a larger window: --context {_next_window(len(timeline))}",
-            )
-        pictures = {p.sha256: p for message in messages for p in message.pictures}
-        self.reading = Reading()
+            raise self._too_long(timeline)
+        pictures = {self._view(p): p for message in messages for p in message.pictures}
+        self.reading = Reading(picture_cells=_picture_cells(timeline))
         self._recall(timeline)
-        self._names.update((sha, p.name) for sha, p in pictures.items())
+        self._names.update((p.sha256, p.name) for p in pictures.values())
         held = set(self._cache.cells())
-        self._look([p for sha, p in pictures.items() if PictureCell(sha, 0) not in held])
+        self._look([p for view, p in pictures.items() if PictureCell(view, 0) not in held])
         self._tell("reading", len(timeline) - self._cache.shared(timeline))
         start = time.monotonic()
         self._evaluate(timeline, pictures)
@@ -251,6 +257,19 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._learn("reading", self.reading.new, seconds)
         ids: list[int] = llama.input_ids[: llama.n_tokens].tolist()
         return ids
+
+    def _refuse_what_is_no_number(self) -> None:
+        """Raise `EngineFailed` if the logits are not numbers; llama.cpp would draw tokens from them all the same."""
+        import numpy as np
+
+        llama = self._llama
+        logits = np.ctypeslib.as_array(c.llama_get_logits_ith(llama.ctx, -1), shape=(llama.n_vocab(),))
+        if not np.isfinite(logits).all():
+            raise EngineFailed(
+                Path(llama.model_path).name,
+                "what it answers are not numbers, so the file must be damaged",
+                hint="compare its sha256 with the published one, or download it again",
+            )
 
     def _recall(self, timeline: list[Cell]) -> None:
         """Let what is in the KV cache make room, kept on disk, if `timeline` begins otherwise; bring back its own."""
@@ -264,11 +283,29 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             self._shelf.restore(prefix, self._cache)
             self.reading.read_seconds += time.monotonic() - start
 
-    def _evaluate(self, timeline: list[Cell], pictures: dict[str, Picture]) -> None:
-        def rows(sha256: str) -> NDArray[np.float32]:
+    def _too_long(self, timeline: list[Cell]) -> ContextTooSmall:
+        taken, window, trained = len(timeline), self._llama.n_ctx(), self._llama._model.n_ctx_train()
+        larger = -(-(taken + 512) // 1024) * 1024  # a round number with room for an answer
+        views = [cell.view for cell in timeline if isinstance(cell, PictureCell) and cell.row == 0]
+        quick = taken - sum(view.tokens - self.facts.square_tokens for view in views)
+        hints = [f"a larger window: --context {larger}"] if larger <= trained else []
+        if quick < min(taken, window):
+            hints.append(f"a quick look that leaves {quick} cells: --detail low")
+        return ContextTooSmall(
+            "context",
+            f"the prompt takes {taken} of {window} cells ({_picture_cells(timeline)} of them pictures)"
+            " and leaves no room for an answer",
+            hint=", or ".join(hints) or f"ask with less text or fewer pictures: this model knows {trained} at most",
+        )
+
+    def _view(self, picture: Picture) -> View:
+        return self.facts.view(picture, self.detail)
+
+    def _evaluate(self, timeline: list[Cell], pictures: dict[View, Picture]) -> None:
+        def rows(view: View) -> NDArray[np.float32]:
             # A picture may be in the cache at another place than the prompt wants it.
-            self._look([pictures[sha256]])
-            return self._embeddings[sha256]
+            self._look([pictures[view]])
+            return self._embeddings[view]
 
         try:
             self.reading.reused, self.reading.new = self._cache.sync(timeline, rows)
@@ -279,57 +316,57 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
 
     def _look(self, pictures: Sequence[Picture]) -> None:
         """Bring the embeddings of `pictures` into memory: from disk, or by looking at them."""
-        self._ahead.give_up_all_but({picture.sha256 for picture in pictures})
-        for picture in pictures:
-            if picture.sha256 in self._embeddings or self._fetch(picture):
-                self._embeddings.move_to_end(picture.sha256)
-        missing = [p for p in pictures if p.sha256 not in self._embeddings]
+        views = {self._view(picture): picture for picture in pictures}
+        self._ahead.give_up_all_but(views)
+        for view in views:
+            if view in self._embeddings or self._fetch(view):
+                self._embeddings.move_to_end(view)
+        missing = {view: picture for view, picture in views.items() if view not in self._embeddings}
         if missing:
-            self._tell("looking", 0, each=len(missing))
+            self._tell("looking", 0, each=sum(view.tokens for view in missing))
             start = time.monotonic()
-            for picture, rows in self._encode(missing):
-                self._embeddings[picture.sha256] = rows
+            for view, rows in self._encode(missing):
+                self._embeddings[view] = rows
                 self.reading.pictures_encoded += 1
                 if self._shelf is not None:
-                    self._unkept[picture.sha256] = picture.name, rows
+                    self._unkept[view] = missing[view].name, rows
             self.reading.look_seconds += time.monotonic() - start
-        while len(self._embeddings) > max(_EMBEDDINGS_KEPT, len(pictures)):
+        while len(self._embeddings) > max(_EMBEDDINGS_KEPT, len(views)):
             self._embeddings.popitem(last=False)
 
-    def _encode(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, NDArray[np.float32]]]:
+    def _encode(self, pictures: Mapping[View, Picture]) -> Iterator[tuple[View, NDArray[np.float32]]]:
         """Yield embeddings, those that were made ahead first; the tower is open only for the rest."""
         rest = []
-        for picture in pictures:
-            rows = self._ahead.take(picture.sha256, self.stopped)
+        for view in pictures:
+            rows = self._ahead.take(view, self.stopped)
             if rows is None:
-                rest.append(picture)
+                rest.append(view)
             else:
-                yield picture, rows
+                yield view, rows
         if self.stopped.is_set():
             raise Stopped("picture", "stopped while looking at it")
         if rest:
             start = time.monotonic()
             with Tower(self._projector, self._llama, self.stopped) as tower:
-                for picture in rest:
-                    yield picture, tower.encode(picture)
-            self._learn("looking", len(rest), time.monotonic() - start)
+                for view in rest:
+                    yield view, tower.encode(pictures[view], view.detail)
+            self._learn("looking", sum(view.tokens for view in rest), time.monotonic() - start)
 
-    def _encode_ahead(self, picture: Picture, stopped: threading.Event) -> NDArray[np.float32]:
+    def _encode_ahead(self, picture: Picture, detail: Detail, stopped: threading.Event) -> NDArray[np.float32]:
         with Tower(self._projector, self._llama, stopped) as tower:
-            return tower.encode(picture)
+            return tower.encode(picture, detail)
 
-    def _fetch(self, picture: Picture) -> bool:
-        """Take the embeddings of `picture` from disk, if they are there."""
-        shape = self._facts.picture_tokens, int(self._llama.n_embd())
-        rows = None if self._shelf is None else self._shelf.embeddings(picture.sha256, shape)
+    def _fetch(self, view: View) -> bool:
+        """Take the embeddings of a picture from disk, if they are there."""
+        rows = None if self._shelf is None else self._shelf.embeddings(view, int(self._llama.n_embd()))
         if rows is not None:
-            self._embeddings[picture.sha256] = rows
+            self._embeddings[view] = rows
         return rows is not None
 
     def _keep_embeddings(self) -> None:
         while self._unkept and self._shelf is not None:
-            sha256, (name, rows) = self._unkept.popitem()
-            self._shelf.keep_embeddings(sha256, name, rows)
+            view, (name, rows) = self._unkept.popitem()
+            self._shelf.keep_embeddings(view, name, rows)
 
     def _write(
         self, tokens: Iterator[int], decoder: PieceDecoder, max_tokens: int, room: int, reply: int
@@ -379,6 +416,10 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             self.rates.learn(stage, amount, seconds)
 
 
+def _picture_cells(timeline: Sequence[Cell]) -> int:
+    return sum(isinstance(cell, PictureCell) for cell in timeline)
+
+
 def _piece(llama: Any, token: int) -> bytes:
     buffer = ctypes.create_string_buffer(64)
     length = c.llama_token_to_piece(llama._model.vocab, token, buffer, len(buffer), 0, False)
@@ -386,11 +427,6 @@ def _piece(llama: Any, token: int) -> bytes:
         buffer = ctypes.create_string_buffer(-length)
         length = c.llama_token_to_piece(llama._model.vocab, token, buffer, len(buffer), 0, False)
     return buffer.raw[:length]
-
-
-def _next_window(cells: int) -> int:
-    """Return a round window size with room for an answer after `cells`."""
-    return -(-(cells + 512) // 1024) * 1024
 
 
 def _keep_at_exit(handler: weakref.ref[LlavaChatHandler]) -> None:

@@ -74,16 +74,18 @@ class MemoryPlan:
         return self.kv + self.repacked + self.reading + self.untouched + max(self.looking, self.keeping)
 
 
-def plan(model: GgufHeader, projector: GgufHeader, options: LoadOptions, repacked_types: Sequence[str]) -> MemoryPlan:
+def plan(
+    model: GgufHeader, projector: GgufHeader, options: LoadOptions, repacked_types: Sequence[str], picture: int
+) -> MemoryPlan:
     """Predict what a checked pair of files takes, opened by `options` whose choices have all been made.
 
-    `repacked_types` are the tensor types that llama.cpp would copy on this processor.
+    `repacked_types` are the tensor types that llama.cpp would copy on this processor, `picture` the cells of the
+    largest picture.
     """
     shape = _Shape.of(model)
     context = _rounded(options.context)
     batch = min(context, options.ubatch)
     per_cell = shape.kv_elements * _bytes(1.0, options.kv)
-    picture = _picture_tokens(projector)
     rows = picture * shape.width * 4
     logits = batch * shape.tokens * 4
     layer = batch * 4 * (3 * shape.hidden + 4 * shape.width)
@@ -126,10 +128,15 @@ def require_options(model: GgufHeader, options: LoadOptions) -> None:
 
 
 def smaller(
-    model: GgufHeader, projector: GgufHeader, options: LoadOptions, types: Sequence[str], limits: Sequence[Limit]
+    model: GgufHeader,
+    projector: GgufHeader,
+    options: LoadOptions,
+    types: Sequence[str],
+    picture: int,
+    limits: Sequence[Limit],
 ) -> LoadOptions | None:
     """Return the options nearest to `options` with which the same files fit; None if there are none."""
-    least = _rounded(_picture_tokens(projector) + 320)
+    least = _rounded(picture + 320)
     windows = [options.context, *(size for size in (4096, 3072, 2048, 1536, 1024, 768, 512) if size < options.context)]
     for context in (size for size in windows if size == options.context or size >= least):
         for kv in dict.fromkeys((options.kv, "q8_0")):
@@ -138,7 +145,7 @@ def smaller(
                 require_options(model, attempt)
             except UsageError:
                 continue
-            if not shortages(plan(model, projector, attempt, types), limits):
+            if not shortages(plan(model, projector, attempt, types, picture), limits):
                 return attempt
     return None
 
@@ -206,7 +213,7 @@ def _bytes(elements: float, kv: str) -> float:
     return elements * size / block
 
 
-def _picture_tokens(projector: GgufHeader) -> int:
+def _square_tokens(projector: GgufHeader) -> int:
     get: Any = projector.metadata.get
     return (int(get("clip.vision.image_size")) // int(get("clip.vision.patch_size"))) ** 2
 
@@ -225,5 +232,5 @@ def _looking(projector: GgufHeader, out: int) -> int:
     get: Any = projector.metadata.get
     width, hidden = (int(get(f"clip.vision.{key}_length")) for key in ("embedding", "feed_forward"))
     weights = sum(tensor.nbytes for tensor in projector.tensors.values())
-    places = _picture_tokens(projector) + ("v.class_embd" in projector.tensors)
+    places = _square_tokens(projector) + ("v.class_embd" in projector.tensors)
     return weights + math.ceil(places * 4 * max(hidden + 3.2 * width, 2 * out))

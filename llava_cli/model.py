@@ -34,7 +34,7 @@ def load(
     *,
     model_path: str | os.PathLike[str] | None = None,
     projector_path: str | os.PathLike[str] | None = None,
-    prompt_layout: str = "llava_v1",
+    prompt_layout: str | None = None,
     options: LoadOptions | None = None,
     sampling: Sampling | None = None,
     on_stage: StageListener | None = None,
@@ -42,6 +42,7 @@ def load(
 ) -> Model:
     """Open the model called `name`, or the pair of files given, and return it ready to answer.
 
+    Of files given, `prompt_layout` says how the model was trained to be asked; None lets the file tell, if it can.
     Raise `ModelMissing` when it is unknown or not on disk, `ModelUnusable` when a file is wrong, `NotEnoughRoom`
     when it does not fit into memory, and `EngineFailed` when llama.cpp refuses it. `on_stage` hears `loading`,
     `looking`, `reading`, `writing` and `keeping`, each with an `Amount`: cells to read, and its `seconds`.
@@ -49,9 +50,10 @@ def load(
     """
     own, its_projector = (None if path is None else Path(path) for path in (model_path, projector_path))
     spec = registry.choose(name, own, its_projector, prompt_layout)
-    weights = open_weights(spec)
-    chosen = require_fit(spec, weights, options or LoadOptions())
-    return Model(spec, weights, chosen, sampling or Sampling(), on_stage, cache)
+    options = options or LoadOptions()
+    weights = open_weights(spec, projector_quant=options.projector_quant)
+    chosen = require_fit(spec, weights, options)
+    return Model(replace(spec, layout=weights.layout), weights, chosen, sampling or Sampling(), on_stage, cache)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Usage:
     """What one reply took. Cells are tokens and picture tokens together; times are seconds."""
 
     prompt_cells: int
+    picture_cells: int
+    """Those of them that are of pictures."""
     reused_cells: int
     new_cells: int
     pictures_encoded: int
@@ -100,7 +104,7 @@ class Model:
         self._disk = PrefixCache(size=options.cache_size) if cache and options.cache_size else None
         self._resources = ExitStack()
         self._handler: LlavaChatHandler = LlavaChatHandler(
-            weights.projector, layout=spec.layout, on_stage=on_stage, cache=self._disk
+            weights.projector, layout=spec.layout, detail=options.detail, on_stage=on_stage, cache=self._disk
         )
         rates = self._handler.rates = Rates(weights.model, weights.projector, options)
         if on_stage is not None:
@@ -258,6 +262,7 @@ class Reply:
         reading, first = self._reading, self._first or self._last
         return Usage(
             prompt_cells=reading.reused + reading.new,
+            picture_cells=reading.picture_cells,
             reused_cells=reading.reused,
             new_cells=reading.new,
             pictures_encoded=reading.pictures_encoded,

@@ -23,7 +23,7 @@ def read_messages(messages: Sequence[Any]) -> list[Message]:
     """Turn OpenAI-shaped messages into ours; a content part `{"type": "picture", "picture": Picture}` is ours, too.
 
     `image_url` must be a `data:` URL: an engine that opens files and addresses for whoever sends it messages
-    is a hole in the machine.
+    is a hole in the machine. Its `detail` is `low` or `high`; `auto` leaves that to the model.
     """
     read = []
     for message in messages:
@@ -40,7 +40,9 @@ def read_messages(messages: Sequence[Any]) -> list[Message]:
                 pictures.append(part["picture"])
             elif part["type"] == "image_url":
                 url = part["image_url"]
-                pictures.append(open_data_url(url if isinstance(url, str) else url["url"]))
+                url = {"url": url} if isinstance(url, str) else url
+                detail = url.get("detail", "auto")
+                pictures.append(open_data_url(url["url"], detail=None if detail == "auto" else detail))
             else:
                 raise UsageError("messages", f"unknown content type {part['type']!r}")
         if pictures and role != "user":

@@ -21,6 +21,7 @@ from urllib.parse import unquote_to_bytes
 
 from llava_cli import decoding
 from llava_cli.errors import UnreadablePicture
+from llava_cli.settings import Detail, require_detail
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,10 +49,14 @@ class Picture:
     rgb: bytes = field(repr=False)
     notes: tuple[str, ...] = ()
     """What is worth saying once, e.g. that an animation's other frames are not seen."""
+    detail: Detail | None = None
+    """How closely a LLaVA-1.6 looks at it; None leaves that to the model (`LoadOptions.detail`)."""
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1 or len(self.rgb) != self.width * self.height * 3:
             raise ValueError(f"{len(self.rgb)} bytes are not {self.width} by {self.height} RGB pixels")
+        if self.detail is not None:
+            require_detail(self.detail)
 
     @cached_property
     def sha256(self) -> str:
@@ -74,10 +79,14 @@ def open_picture(
     frame: int = 0,
     allow_truncated: bool = False,
     limits: PictureLimits = LIMITS,
+    detail: Detail | None = None,
 ) -> Picture:
     """Open a file, the bytes of one, or a Pillow image (as it stands); raise UnreadablePicture if it is none."""
     if isinstance(source, Picture):
-        return source if name is None else dataclasses.replace(source, name=shown(name))
+        if name is None and detail is None:
+            return source  # which knows its hash already
+        name = source.name if name is None else shown(name)
+        return dataclasses.replace(source, name=name, detail=detail or source.detail)
     if isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
         what = shown(path if name is None else name)
@@ -92,11 +101,11 @@ def open_picture(
         if not isinstance(source, Image.Image):
             raise TypeError(f"a picture is a path, bytes, a Pillow image or a Picture, not {type(source).__name__}")
         what = shown("picture" if name is None else name)
-        return _picture(what, *decoding.upright(what, source, max_pixels=limits.max_pixels))
+        return _picture(what, *decoding.upright(what, source, max_pixels=limits.max_pixels), detail)
     image, notes = decoding.decode(
         what, data, frame=frame, allow_truncated=allow_truncated, max_pixels=limits.max_pixels
     )
-    return _picture(what, image, notes)
+    return _picture(what, image, notes, detail)
 
 
 def open_data_url(
@@ -106,6 +115,7 @@ def open_data_url(
     frame: int = 0,
     allow_truncated: bool = False,
     limits: PictureLimits = LIMITS,
+    detail: Detail | None = None,
 ) -> Picture:
     """Open the picture that a `data:` URL carries, whatever media type it claims."""
     what = shown("data URL" if name is None else name)
@@ -119,7 +129,7 @@ def open_data_url(
         except binascii.Error as error:
             hint = "encode the whole file, without line breaks: base64 -w0 FILE"
             raise UnreadablePicture(what, f"broken base64 ({str(error).lower()})", hint=hint) from error
-    return open_picture(data, name=what, frame=frame, allow_truncated=allow_truncated, limits=limits)
+    return open_picture(data, name=what, frame=frame, allow_truncated=allow_truncated, limits=limits, detail=detail)
 
 
 def shown(name: str) -> str:
@@ -135,8 +145,8 @@ def _shown_letter(letter: str) -> str:
     return letter if letter.isprintable() else ascii(letter)[1:-1]
 
 
-def _picture(what: str, image: Image.Image, notes: tuple[str, ...]) -> Picture:
-    return Picture(what, image.width, image.height, image.tobytes(), notes)
+def _picture(what: str, image: Image.Image, notes: tuple[str, ...], detail: Detail | None) -> Picture:
+    return Picture(what, image.width, image.height, image.tobytes(), notes, detail)
 
 
 def _read(path: str, what: str, limits: PictureLimits) -> bytes:

@@ -16,7 +16,6 @@ from typing import Any
 
 from llava_cli import private_files
 from llava_cli.gguf_file import file_identity
-from llava_cli.gguf_format import GgufHeader
 from llava_cli.machine import logical_cores, physical_cores, processor
 from llava_cli.settings import LoadOptions, data_dir
 
@@ -29,9 +28,9 @@ CHOICES = ("threads", "ubatch", "repack", "flash_attention")
 """The options that are chosen here unless they were asked for."""
 
 
-def choose(options: LoadOptions, projector: GgufHeader, measured: Mapping[str, Any] | None = None) -> LoadOptions:
-    """Return `options` with every choice made."""
-    unmade = {name: value for name, value in _table(projector).items() if _is_open(getattr(options, name))}
+def choose(options: LoadOptions, square: int, measured: Mapping[str, Any] | None = None) -> LoadOptions:
+    """Return `options` with every choice of this room made; `square` is how many cells a square picture takes."""
+    unmade = {name: value for name, value in _table(square).items() if _is_open(getattr(options, name))}
     found = {name: value for name, value in (measured or {}).items() if name in unmade}
     return replace(options, **{**unmade, **found})
 
@@ -95,21 +94,19 @@ def _key(path: Path) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
 
-def _table(projector: GgufHeader) -> dict[str, Any]:
+def _table(square: int) -> dict[str, Any]:
     features = cpu_features()
     return {
         "threads": physical_cores(),
-        "ubatch": _batch_for(projector),
+        "ubatch": _batch_for(square),
         "repack": "AVX2" not in features and bool(repacked_types(features)),
         "flash_attention": True,
     }
 
 
-def _batch_for(projector: GgufHeader) -> int:
-    """Return a batch that takes a whole picture, if it is not larger than pays."""
-    get: Any = projector.metadata.get
-    tokens = (int(get("clip.vision.image_size")) // int(get("clip.vision.patch_size"))) ** 2
-    wanted = -(-(tokens + 1) // _BATCH_STEP) * _BATCH_STEP
+def _batch_for(square: int) -> int:
+    """Return a batch that takes a whole square, if that is not larger than pays."""
+    wanted = -(-(square + 1) // _BATCH_STEP) * _BATCH_STEP
     return max(_BATCH, wanted) if wanted <= _LARGEST_BATCH else _BATCH
 
 

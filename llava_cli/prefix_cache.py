@@ -19,7 +19,7 @@ from llava_cli.errors import NotEnoughRoom
 from llava_cli.gguf_file import file_identity
 from llava_cli.settings import LoadOptions, cache_dir, data_dir
 from llava_cli.timeline import Cell, KvCache, PictureCell
-from llava_cli.vision import FEATURES_VERSION
+from llava_cli.vision import FEATURES_VERSION, View
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,18 +103,18 @@ class Shelf:
         self._failed: set[str] = set()
         """Kinds that could not be kept: what fails for one picture fails for the next, and costs time each time."""
 
-    def embeddings(self, sha256: str, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-        """Return the embeddings of a picture, float32 of that shape, if they are kept."""
+    def embeddings(self, view: View, width: int) -> NDArray[np.float32] | None:
+        """Return the embeddings of a picture, float32 `(view.tokens, width)`, if they are kept."""
         import numpy as np
 
-        payload = self._files.read(_EMBEDDINGS, self._features_key(sha256))
-        if payload is None or len(payload) != shape[0] * shape[1] * 4:
+        payload = self._files.read(_EMBEDDINGS, self._features_key(view))
+        if payload is None or len(payload) != view.tokens * width * 4:
             return None
-        return np.frombuffer(payload, dtype=np.float32).reshape(shape)
+        return np.frombuffer(payload, dtype=np.float32).reshape(view.tokens, width)
 
-    def keep_embeddings(self, sha256: str, name: str, rows: NDArray[np.float32]) -> None:
+    def keep_embeddings(self, view: View, name: str, rows: NDArray[np.float32]) -> None:
         """Keep the embeddings of a picture that people know as `name`."""
-        self._keep(_EMBEDDINGS, self._features_key(sha256), {"sha256": sha256, "name": name}, rows.tobytes)
+        self._keep(_EMBEDDINGS, self._features_key(view), {"sha256": view.sha256, "name": name}, rows.tobytes)
 
     def lacks(self, prefix: Sequence[Cell]) -> bool:
         """Tell whether `prefix` could be kept and is not."""
@@ -123,7 +123,7 @@ class Shelf:
 
     def keep_prefix(self, prefix: Sequence[Cell], names: Mapping[str, str], cache: KvCache) -> None:
         """Keep `prefix`, which must be `cache.prefix()`; `cache` forgets what stands behind it."""
-        sha256 = _picture_of(prefix)
+        sha256 = _view_of(prefix).sha256
         about = {"sha256": sha256, "name": names.get(sha256, "")}
         self._keep(_PREFIX, self._prefix_key(prefix), about, lambda: cache.save(prefix))
 
@@ -135,7 +135,7 @@ class Shelf:
         if state is None or not cache.restore(prefix, state):
             return False
         # They are small and next to go; a new system prompt will want them.
-        self._files.touch(_EMBEDDINGS, self._features_key(_picture_of(prefix)))
+        self._files.touch(_EMBEDDINGS, self._features_key(_view_of(prefix)))
         return True
 
     def _keep(self, kind: str, key: Key, about: dict[str, str], make: Callable[[], bytes | bytearray]) -> None:
@@ -154,25 +154,25 @@ class Shelf:
             self._notes.append(f"the picture is not kept for next time: {why}")
         self._failed.add(kind)
 
-    def _features_key(self, sha256: str) -> Key:
-        return {"picture": sha256, "version": FEATURES_VERSION, **self._features}
+    def _features_key(self, view: View) -> Key:
+        return {"picture": view.sha256, "detail": view.detail, "version": FEATURES_VERSION, **self._features}
 
     def _prefix_key(self, prefix: Sequence[Cell]) -> Key:
         return {"cells": list(_runs(prefix)), "version": FEATURES_VERSION, **self._features, "context": self._cells}
 
 
 def _runs(cells: Sequence[Cell]) -> Iterator[int | list[str | int]]:
-    """Write cells as JSON: a token as its number, a picture as its hash and how many cells it takes."""
-    for sha256, group in groupby(cells, key=lambda cell: cell.sha256 if isinstance(cell, PictureCell) else ""):
+    """Write cells as JSON: a token as its number, a picture as its view and how many cells it takes."""
+    for view, group in groupby(cells, key=lambda cell: cell.view if isinstance(cell, PictureCell) else None):
         run = list(group)
-        if sha256:
-            yield [sha256, len(run)]
+        if view is not None:
+            yield [*view, len(run)]
         else:
             yield from (cell for cell in run if isinstance(cell, int))
 
 
-def _picture_of(prefix: Sequence[Cell]) -> str:
-    return next(cell.sha256 for cell in prefix if isinstance(cell, PictureCell))
+def _view_of(prefix: Sequence[Cell]) -> View:
+    return next(cell.view for cell in prefix if isinstance(cell, PictureCell))
 
 
 def _cell_facts(llama: Any, model: str | None) -> Key | None:

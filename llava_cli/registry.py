@@ -40,8 +40,9 @@ class ModelSpec:
     name: str
     summary: str
     layout: str
-    """How it wants its chats written: a name of `llava_cli.prompts.LAYOUTS`."""
+    """How it wants its chats written: a name of `llava_cli.prompts.LAYOUTS`; empty if the file must tell."""
     picture_tokens: int | None = None
+    """What a picture takes at most."""
     context: int | None = None
     licence: str | None = None
     model: FileSpec | None = None
@@ -75,19 +76,19 @@ def all_specs() -> tuple[ModelSpec, ...]:
     return tuple(_spec(entry, entry["default"]) for entry in _table())
 
 
-def from_files(model_path: Path, projector_path: Path, layout: str) -> ModelSpec:
+def from_files(model_path: Path, projector_path: Path, layout: str | None) -> ModelSpec:
     """Return the spec of a pair of files on disk; raise `UsageError` for an unknown `layout`."""
     from llava_cli.prompts import find_layout
 
     return ModelSpec(
         name=model_path.stem,
         summary="files of your own",
-        layout=find_layout(layout).name,
+        layout="" if layout is None else find_layout(layout).name,
         local=(model_path.expanduser(), projector_path.expanduser()),
     )
 
 
-def choose(name: str, model_path: Path | None, projector_path: Path | None, layout: str = "llava_v1") -> ModelSpec:
+def choose(name: str, model_path: Path | None, projector_path: Path | None, layout: str | None) -> ModelSpec:
     """Return the spec of the pair of files if they are given, else of `name`; raise `UsageError` for half a pair."""
     if (model_path is None) != (projector_path is None):
         raise UsageError("model files", "a model needs its projector: give both paths or neither")

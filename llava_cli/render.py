@@ -26,6 +26,7 @@ _STAGES = {
     "reading": "reading the question",
     "writing": "writing",
     "keeping": "keeping the picture for next time",
+    "checking": "computing the same in NumPy",
 }
 
 # Overrides of the reading direction make text look like other text; tag characters are invisible text.
@@ -144,6 +145,7 @@ class Output:
             f"{usage.answer_tokens} tokens · {usage.tokens_per_second:.1f} tokens/s"
             f" · first token {usage.first_token_seconds:.2f} s"
             f" (picture {usage.look_seconds:.2f}, prompt {usage.read_seconds:.2f})"
+            f" · {usage.picture_cells} picture tokens"
             f" · prompt {usage.reused_cells} reused + {usage.new_cells} new · seed {seed}"
         )
 

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llava_cli.errors import EngineFailed
 from llava_cli.prompts import Bare, Part, Special
+from llava_cli.vision import View
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from llava_cli.pictures import Picture
 
 _PLACEHOLDER = 0
 """Stands in `Llama.input_ids` where a picture is. That array cannot tell pictures apart; our cells can."""
@@ -25,7 +28,7 @@ _SHORT = 64
 class PictureCell(NamedTuple):
     """One of the cells a picture takes: whose, and which of its embeddings."""
 
-    sha256: str
+    view: View
     row: int
 
 
@@ -33,8 +36,11 @@ Cell = int | PictureCell
 """A token, or one row of a picture."""
 
 
-def cells_of(parts: Sequence[Part], llama: Any, picture_tokens: int) -> list[Cell]:
-    """Tokenise `parts` as the authors' `tokenizer_image_token` does, BOS first if the model wants one."""
+def cells_of(parts: Sequence[Part], llama: Any, view: Callable[[Picture], View]) -> list[Cell]:
+    """Tokenise `parts` as the authors' `tokenizer_image_token` does, BOS first if the model wants one.
+
+    `view` tells what the model's tower sees of a picture.
+    """
     cells: list[Cell] = [llama.token_bos()] if llama._model.add_bos_token() else []
     for part in parts:
         if isinstance(part, Special):
@@ -42,7 +48,8 @@ def cells_of(parts: Sequence[Part], llama: Any, picture_tokens: int) -> list[Cel
         elif isinstance(part, str):
             cells.extend(_text_tokens(part, llama))
         else:
-            cells.extend(PictureCell(part.sha256, row) for row in range(picture_tokens))
+            seen = view(part)
+            cells.extend(PictureCell(seen, row) for row in range(seen.tokens))
     return cells
 
 
@@ -96,17 +103,19 @@ def _markers_among(tokens: Sequence[int], llama: Any) -> set[bytes]:
     return {text for t in defined if re.fullmatch(rb"<.+>", text := c.llama_vocab_get_text(vocab, t))}
 
 
-def _picture_of(cell: Cell) -> str:
-    return cell.sha256 if isinstance(cell, PictureCell) else ""
+def _view_of(cell: Cell) -> View | None:
+    return cell.view if isinstance(cell, PictureCell) else None
 
 
 def up_to_first_picture(cells: Sequence[Cell]) -> list[Cell]:
     """Return the cells up to and including the first picture; none if there is no picture."""
-    first = next((i for i, cell in enumerate(cells) if isinstance(cell, PictureCell)), len(cells))
-    end = first
-    while end < len(cells) and cells[end] == PictureCell(_picture_of(cells[first]), end - first):
-        end += 1
-    return list(cells[:end]) if end > first else []
+    for first, cell in enumerate(cells):
+        if isinstance(cell, PictureCell):
+            end = first
+            while end < len(cells) and cells[end] == PictureCell(cell.view, end - first):
+                end += 1
+            return list(cells[:end]) if end > first else []
+    return []
 
 
 class KvCache:
@@ -139,17 +148,17 @@ class KvCache:
         """Return with how many cells of `timeline` the cache begins."""
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.cells(), timeline, strict=False)))
 
-    def sync(self, timeline: Sequence[Cell], embeddings: Callable[[str], NDArray[np.float32]]) -> tuple[int, int]:
+    def sync(self, timeline: Sequence[Cell], embeddings: Callable[[View], NDArray[np.float32]]) -> tuple[int, int]:
         """Make the cache hold `timeline`, evaluating only what is new; return cells `(reused, new)`.
 
-        `embeddings` gives the rows of a picture by its hash. The last cell is always evaluated: its logits
+        `embeddings` gives the rows of a picture. The last cell is always evaluated: its logits
         pick the next token. Whatever stops this halfway, the record stays true.
         """
         reused = self._forget_all_but_prefix(timeline)
-        for picture, run in groupby(timeline[reused:], key=_picture_of):
+        for view, run in groupby(timeline[reused:], key=_view_of):
             cells = list(run)
-            if picture:
-                self._eval_rows(cells, embeddings(picture))
+            if view is not None:
+                self._eval_rows(cells, embeddings(view))
             else:
                 self._llama.eval(cells)
                 self._recorded.extend(cells)
@@ -248,7 +257,7 @@ class KvCache:
 
 def _runs_of(cells: Sequence[Cell]) -> list[tuple[int, int]]:
     """Return how `sync` splits `cells` when nothing is in the cache: text, picture, text, each in one go."""
-    lengths = [len(list(run)) for _, run in groupby(cells, key=_picture_of)]
+    lengths = [len(list(run)) for _, run in groupby(cells, key=_view_of)]
     return [(sum(lengths[:i]), sum(lengths[: i + 1])) for i in range(len(lengths))]
 
 

@@ -1,5 +1,7 @@
 """Turns a `Picture` into embeddings, exactly as the authors' code does; holds the vision tower only while it works.
 
+LLaVA-1.5 sees a picture as one square; how LLaVA-1.6 cuts it into several is in `tiles.py`.
+
 Two things in llama.cpp's image graph differ from the model that was trained (ggml-org/llama.cpp #25814, #25817):
 it stops one layer early, and it puts the class token behind the patches although positions and row selection
 expect it in front. The first is mended in the projector file (`gguf_file.repaired_projector`), the second here,
@@ -13,11 +15,14 @@ import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from llava_cli import engine_log
 from llava_cli.errors import EngineFailed, Stopped
 from llava_cli.gguf_file import read_header
+from llava_cli.gguf_projector import grid_sizes, newline_tensor
+from llava_cli.settings import ROOM_FOR_WORDS, Detail, LoadOptions
+from llava_cli.tiles import Tiling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 PADDING = (122, 116, 104)
 """CLIP's mean colour as LLaVA's `expand2square` rounds it."""
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 """Raise it with every change here that changes embeddings by a bit: those on disk are then made anew."""
 
 _BAND = 256
@@ -60,18 +65,29 @@ def square_pixels(picture: Picture, size: int) -> bytes:
     return rows.resize((size, size), bicubic).tobytes()
 
 
+class View(NamedTuple):
+    """What a tower sees of a picture. Other pixels, or the same looked at more closely, are another view."""
+
+    sha256: str
+    detail: Detail
+    tokens: int
+    """Embeddings it gives."""
+
+
 @dataclass(frozen=True)
 class TowerFacts:
     """What a projector file says about the tower in it."""
 
     image_size: int
-    """Side of the square picture it takes, in pixels."""
-    picture_tokens: int
-    """Embeddings it gives for one picture."""
+    """Side of the square of pixels it takes."""
+    square_tokens: int
+    """Embeddings it gives for one square."""
     width: int
     """Width of the tower's own states."""
     class_token: bytes | None
     """`v.class_embd` as float32 bytes; None for towers without a class token."""
+    tiling: Tiling | None
+    """How pictures are cut into several squares; None if each is seen as one."""
 
     @classmethod
     def read(cls, projector: Path) -> TowerFacts:
@@ -80,13 +96,36 @@ class TowerFacts:
         size, patch, width = (
             cast(int, header.metadata[f"clip.vision.{key}"]) for key in ("image_size", "patch_size", "embedding_length")
         )
-        info = header.tensors.get("v.class_embd")
-        class_token = None
-        if info is not None:
+        side = size // patch
+
+        def vector(name: str) -> bytes:
+            info = header.tensors[name]
             with projector.open("rb") as file:
                 file.seek(header.data_start + info.offset)
-                class_token = file.read(width * 4)
-        return cls(size, (size // patch) ** 2, width, class_token)
+                return file.read(info.nbytes)
+
+        class_token = vector("v.class_embd") if "v.class_embd" in header.tensors else None
+        sizes = grid_sizes(header)
+        tiling = Tiling(sizes, size, side, vector(newline_tensor(header))) if sizes else None
+        return cls(size, side**2, width, class_token, tiling)
+
+    def view(self, picture: Picture, detail: Detail) -> View:
+        """Return what the tower sees of `picture`, at `detail` if the picture does not say."""
+        if self.tiling is None:
+            return View(picture.sha256, "high", self.square_tokens)  # there is no other way to look
+        detail = picture.detail or detail
+        size = picture.width, picture.height
+        return View(picture.sha256, detail, self.square_tokens if detail == "low" else self.tiling.token_count(size))
+
+    def most_tokens(self, detail: Detail) -> int:
+        """Return how many embeddings the largest picture gives."""
+        return self.square_tokens if self.tiling is None or detail == "low" else self.tiling.most_tokens
+
+    def window(self, options: LoadOptions) -> int:
+        """Return how many cells the context window gets by `options`."""
+        wanted = options.context or -(-(self.most_tokens(options.detail) + ROOM_FOR_WORDS) // 1024) * 1024
+        # llama.cpp takes windows in such steps, but `Llama` keeps a list of as many tokens as it was told.
+        return -(-wanted // 256) * 256
 
 
 class Tower:
@@ -128,37 +167,49 @@ class Tower:
     def __exit__(self, *_: object) -> None:
         self._resources.close()
 
-    def encode(self, picture: Picture) -> NDArray[np.float32]:
+    def encode(self, picture: Picture, detail: Detail = "high") -> NDArray[np.float32]:
         """Return the image features as the language model receives them, float32 `(n_tokens, n_embd)`.
 
         Raise `EngineFailed` when they cannot be right, `Stopped` when the user asked to stop.
         """
         import numpy as np
 
+        tiling = self._facts.tiling
+        if tiling is None:
+            features = self._encode_square(square_pixels(picture, self._facts.image_size), picture.name)
+        else:
+            features = self._encode_square(tiling.overview(picture), picture.name)
+            if detail == "high":
+                tiles = [self._encode_square(tile, picture.name) for tile in tiling.cut(picture)]
+                features = tiling.join((picture.width, picture.height), features, tiles)
+        if not np.isfinite(features).all():
+            raise EngineFailed(picture.name, "the image features are not numbers; is the projector file damaged?")
+        return features
+
+    def _encode_square(self, pixels: bytes, name: str) -> NDArray[np.float32]:
+        import numpy as np
+
         self._order.hits = 0
         with ExitStack() as stack:
-            chunk = self._chunk(square_pixels(picture, self._facts.image_size), stack)
+            chunk = self._chunk(pixels, stack)
             status = self._c.mtmd_encode_chunk(self._context, chunk)
             if self._stopped.is_set():
-                raise Stopped(picture.name, "stopped while looking at the picture")
+                raise Stopped(name, "stopped while looking at the picture")
             if self._order.fault:
-                raise EngineFailed(picture.name, self._order.fault)
+                raise EngineFailed(name, self._order.fault)
             count = self._c.mtmd_input_chunk_get_n_tokens(chunk)
         if status != 0:
-            raise EngineFailed(picture.name, f"llama.cpp could not encode it ({engine_log.last_complaint()})")
-        if count != self._facts.picture_tokens:
-            raise EngineFailed(picture.name, f"{count} picture tokens came back, not {self._facts.picture_tokens}")
+            raise EngineFailed(name, f"llama.cpp could not encode it ({engine_log.last_complaint()})")
+        if count != self._facts.square_tokens:
+            raise EngineFailed(name, f"{count} picture tokens came back, not {self._facts.square_tokens}")
         if self._facts.class_token is not None and self._order.hits != 1:
             raise EngineFailed(
-                picture.name,
+                name,
                 f"the class token was seen {self._order.hits} times in the image graph, not once",
                 hint="this version of llama-cpp-python is unknown: pip install 'llama-cpp-python==0.3.36'",
             )
         output = self._c.mtmd_get_output_embd(self._context)
-        features = np.ctypeslib.as_array(output, shape=(count * self._width,)).reshape(count, self._width).copy()
-        if not np.isfinite(features).all():
-            raise EngineFailed(picture.name, "the image features are not numbers; is the projector file damaged?")
-        return features
+        return np.ctypeslib.as_array(output, shape=(count * self._width,)).reshape(count, self._width).copy()
 
     def _chunk(self, pixels: bytes, stack: ExitStack) -> Any:
         """Hand the pixels to libmtmd and return its one picture chunk; `stack` frees what it made."""
@@ -199,7 +250,7 @@ class _TokenOrder:
         self.hits = 0
         self.fault = ""
         self._class_token = facts.class_token
-        self._elements = facts.width * (facts.picture_tokens + 1)
+        self._elements = facts.width * (facts.square_tokens + 1)
         self._ggml = libggml
         pointer, size = ctypes.c_void_p, ctypes.c_size_t
         libggml.ggml_op_desc.argtypes, libggml.ggml_op_desc.restype = [pointer], ctypes.c_char_p

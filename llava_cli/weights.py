@@ -15,6 +15,7 @@ from pathlib import Path
 from llava_cli.errors import ModelMissing, ModelUnusable
 from llava_cli.gguf_file import check_pair, read_header, repaired_projector
 from llava_cli.gguf_header import DOWNLOAD_AGAIN
+from llava_cli.recognition import recognised_layout
 from llava_cli.registry import FileSpec, ModelSpec
 from llava_cli.settings import cache_dir
 
@@ -26,17 +27,22 @@ class Weights:
     model: Path
     projector: Path
     notes: tuple[str, ...] = ()
+    layout: str = ""
+    """The prompt layout: the one of the spec, or what the model file tells if that has none."""
 
 
-def open_weights(spec: ModelSpec) -> Weights:
+def open_weights(spec: ModelSpec, *, projector_quant: str = "original") -> Weights:
     """Find the files of `spec`, check both and the pair, and mend the projector if it needs it.
 
-    Raise `ModelMissing` if they are not on disk, `ModelUnusable` if llama.cpp must not see them.
+    Raise `ModelMissing` if they are not on disk, `ModelUnusable` if llama.cpp must not see them, `UsageError` if
+    nothing tells their prompt layout.
     """
     weights = find_weights(spec)
     try:
-        check_pair(read_header(weights.model), read_header(weights.projector))
-        repaired = repaired_projector(weights.projector, cache_dir(), single_tile=True)
+        model = read_header(weights.model)
+        check_pair(model, read_header(weights.projector))
+        layout, told = (spec.layout, ()) if spec.layout else recognised_layout(model)
+        repaired = repaired_projector(weights.projector, cache_dir(), quant=projector_quant)
     except ModelUnusable as error:
         if spec.model is None or spec.bundled or error.hint != DOWNLOAD_AGAIN:
             raise
@@ -46,8 +52,8 @@ def open_weights(spec: ModelSpec) -> Weights:
     # What was mended is said when the copy is made, not at every start.
     said_before = repaired.path != weights.projector and not repaired.fresh
     repairs = () if said_before else repaired.repairs
-    notes = (*weights.notes, *(f"{weights.projector.name}: {repair}" for repair in repairs))
-    return replace(weights, projector=repaired.path, notes=notes)
+    notes = (*weights.notes, *told, *(f"{weights.projector.name}: {repair}" for repair in repairs))
+    return replace(weights, projector=repaired.path, notes=notes, layout=layout)
 
 
 def find_weights(spec: ModelSpec) -> Weights:

@@ -59,7 +59,7 @@ class Draft:
         data = bytes(math.prod(shape) // block * size)
         return self.change(name, shape=shape, type=TYPE_NUMBERS[kind], data=data)
 
-    def change(self, name: str, **to: object) -> Draft:
+    def change(self, name: str, /, **to: object) -> Draft:
         next(tensor for tensor in self.tensors if tensor["name"] == name).update(to)
         return self
 

@@ -29,4 +29,5 @@ def llava(*arguments: object, stdin: bytes | None = None) -> subprocess.Complete
 
 def files_of(pair: Sequence[Path]) -> list[str]:
     """Return the options that name a pair of model files."""
-    return ["--model-path", str(pair[0]), "--projector-path", str(pair[1])]
+    files = ["--model-path", str(pair[0]), "--projector-path", str(pair[1])]
+    return [*files, "--prompt-layout", "llava_v1"]

@@ -26,7 +26,8 @@ def picture(seed, size=(40, 30)):
 def opened(pair, *, sampling=GREEDY, cache=True, **options):
     """Open a model as a new process would: nothing of an earlier one is in memory."""
     settings = LoadOptions(**{"context": 512, "threads": 1, **options})
-    return load(model_path=pair[0], projector_path=pair[1], options=settings, sampling=sampling, cache=cache)
+    files = {"model_path": pair[0], "projector_path": pair[1], "prompt_layout": "llava_v1"}
+    return load(**files, options=settings, sampling=sampling, cache=cache)
 
 
 def ask(pair, question=QUESTION, about=None, *, system=None, **options):

@@ -6,7 +6,7 @@ import pytest
 
 from llava_cli.ahead import Ahead
 from llava_cli.errors import EngineFailed, Stopped
-from llava_cli.vision import Tower
+from llava_cli.vision import Tower, View
 from tests.questions import QUESTION, ask, opened, picture, took
 
 
@@ -23,9 +23,9 @@ def encoded(monkeypatch):
     threads = []
     encode = Tower.encode
 
-    def recorded(tower, picture):
+    def recorded(tower, *shown):
         threads.append(threading.current_thread())
-        return encode(tower, picture)
+        return encode(tower, *shown)
 
     monkeypatch.setattr(Tower, "encode", recorded)
     return threads
@@ -37,10 +37,10 @@ def slow(monkeypatch):
     go_on = threading.Event()
     encode = Tower.encode
 
-    def held_up(tower, picture):
+    def held_up(tower, *shown):
         while not go_on.is_set() and not tower._stopped.is_set():
             go_on.wait(0.01)
-        return encode(tower, picture)
+        return encode(tower, *shown)
 
     monkeypatch.setattr(Tower, "encode", held_up)
     yield go_on
@@ -110,7 +110,7 @@ def test_stop_ends_a_question_that_waits(model, slow, tiny_pair):
 
 
 def test_what_goes_wrong_shows_when_the_picture_is_asked_about(model, monkeypatch):
-    def broken(_tower, _picture):
+    def broken(_tower, *_shown):
         raise EngineFailed("noise", "it could not be encoded")
 
     monkeypatch.setattr(Tower, "encode", broken)
@@ -137,4 +137,4 @@ def test_what_was_prepared_goes_to_disk_like_any_other(tiny_pair, encoded):
 
 
 def test_nothing_is_taken_that_was_not_begun():
-    assert None is Ahead().take("ab", threading.Event())
+    assert None is Ahead().take(View("ab", "high", 16), threading.Event())

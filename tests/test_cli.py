@@ -26,7 +26,7 @@ def test_stats_are_one_line_on_stderr(tiny_pair):
     done = llava("ask", SCENE, "What color?", *ANSWER, "-q", "--stats", "--seed", "7", *files_of(tiny_pair))
     assert re.fullmatch(
         r"12 tokens · [\d.]+ tokens/s · first token [\d.]+ s \(picture [\d.]+, prompt [\d.]+\)"
-        r" · prompt 0 reused \+ \d+ new · seed 7\n"
+        r" · 16 picture tokens · prompt 0 reused \+ \d+ new · seed 7\n"
         r"context 2048 · kv f16 · 1 threads · batch 640 · flash attention on · repacking off\n",
         done.stderr,
     )
@@ -111,7 +111,7 @@ def test_swapped_files_are_told_apart(tiny_pair):
 
 
 def test_a_prompt_longer_than_the_context_is_refused(tiny_pair):
-    done = llava("ask", SCENE, "-", *files_of(tiny_pair), stdin=b"circle " * 3000)
+    done = llava("ask", SCENE, "-", "--context", "512", *files_of(tiny_pair), stdin=b"circle " * 600)
     assert (7, True) == (done.returncode, "--context" in done.stderr)
 
 

@@ -9,16 +9,17 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from llava_cli import gguf_file
 from llava_cli.errors import NotEnoughRoom
-from llava_cli.gguf_file import read_header, repaired_projector, write_copy
+from llava_cli.gguf_copy import GgufCopy
+from llava_cli.gguf_file import read_header, repaired_copies, repaired_projector, write_copy
 from llava_cli.gguf_format import GgufArray
-from llava_cli.gguf_projector import reference_layer
-from tests.gguf_draft import Draft, opens, refusal
+from llava_cli.gguf_projector import grid_sizes, reference_layer
+from llava_cli.settings import PROJECTOR_QUANTS
+from tests.gguf_draft import Draft, opens, refusal, tensor_data
 from tests.tiny_model import write_tiny_projector
 
 VISION = "clip.vision."
@@ -84,13 +85,6 @@ def test_an_unknown_tower_is_left_as_it_is_and_said_so(tmp_path: Path) -> None:
     assert repaired.repairs == ("unknown vision tower: feature layer left to llama.cpp",)
 
 
-def test_a_last_norm_is_said(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """llama.cpp applies it, the reference does not; nothing is claimed to be mended."""
-    draft = Draft(tiny_pair[1]).add("v.post_ln.weight", (32,)).add("v.post_ln.bias", (32,))
-    repaired = repaired_projector(draft.write(tmp_path / "p.gguf"), tmp_path / "cache")
-    assert "last norm" in repaired.repairs[0]
-
-
 def test_a_copy_is_written_once(tmp_path: Path) -> None:
     original = write_tiny_projector(tmp_path / "old.gguf", projector_type=None)
     first = repaired_projector(original, tmp_path / "cache")
@@ -99,6 +93,14 @@ def test_a_copy_is_written_once(tmp_path: Path) -> None:
     assert (first.fresh, second.fresh) == (True, False)
     assert second.path.stat().st_ino == written.st_ino
     assert list((tmp_path / "cache" / "projectors").iterdir()) == [first.path]
+
+
+def test_the_copies_of_a_file_are_found_again(tmp_path: Path) -> None:
+    original, cache = write_tiny_projector(tmp_path / "old.gguf", projector_type=None), tmp_path / "cache"
+    assert [] == repaired_copies(original, cache)
+    written = [repaired_projector(original, cache, quant=quant).path for quant in PROJECTOR_QUANTS]
+    assert written == repaired_copies(original, cache)
+    assert [] == repaired_copies(tmp_path / "nothing.gguf", cache)
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "header", "empty", "gone"])
@@ -141,16 +143,16 @@ def test_copies_are_private_under_any_umask(tmp_path: Path) -> None:
         assert tuple(stat.S_IMODE(path.stat().st_mode) for path in (copy, copy.parent)) == (0o600, 0o700)
 
 
-def test_pictures_are_one_tile_if_asked(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    draft = Draft(tiny_pair[1]).set(f"{VISION}image_grid_pinpoints", "i32[]", [56, 112])
-    draft.set(f"{VISION}mm_patch_merge_type", "str", "spatial_unpad")
-    original = draft.write(tmp_path / "anyres.gguf")
-    assert repaired_projector(original, tmp_path / "cache").path == original
-    single = repaired_projector(original, tmp_path / "cache", single_tile=True)
-    assert single.repairs == ("a LLaVA-1.6 projector, read as one tile like 1.5: fine detail is lost",)
-    gone = read_header(original).metadata.keys() - read_header(single.path).metadata.keys()
-    assert gone == {f"{VISION}image_grid_pinpoints", f"{VISION}mm_patch_merge_type"}
-    assert repaired_projector(single.path, tmp_path / "cache", single_tile=True).repairs == ()
+def test_llama_cpp_does_not_see_that_pictures_are_cut(tmp_path: Path) -> None:
+    """It would do so itself; in the copy the sizes stand under a name that only llava reads. That is no repair."""
+    original = write_tiny_projector(tmp_path / "anyres.gguf", pinpoints=(56, 112))
+    copy = repaired_projector(original, tmp_path / "cache")
+    assert copy.repairs == ()
+    before, after = read_header(original), read_header(copy.path)
+    assert before.metadata.keys() - after.metadata.keys() == {f"{VISION}image_grid_pinpoints"}
+    assert after.metadata.keys() - before.metadata.keys() == {"llava.image_grid_pinpoints"}
+    assert grid_sizes(before) == grid_sizes(after) == ((56, 112),)
+    assert repaired_projector(copy.path, tmp_path / "cache").path == copy.path
 
 
 def test_a_full_disk_is_noticed_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,11 +182,13 @@ def test_a_file_that_is_exchanged_while_it_is_copied_is_refused(
     """The copy may hold bytes of both."""
     original = write_tiny_projector(tmp_path / "old.gguf", projector_type=None)
 
-    def meddle(header: Any, target: Path, **keys: Any) -> None:
-        write_copy(header, target, **keys)
+    write = GgufCopy.write
+
+    def meddle(copy: GgufCopy, target: Path) -> None:
+        write(copy, target)
         os.utime(original, (0, 0))
 
-    monkeypatch.setattr(gguf_file, "write_copy", meddle)
+    monkeypatch.setattr(GgufCopy, "write", meddle)
     error = refusal(lambda: repaired_projector(original, tmp_path / "cache"))
     assert error.why == "the file was changed while it was copied"
     assert list((tmp_path / "cache" / "projectors").iterdir()) == []
@@ -217,6 +221,19 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     error = refusal(lambda: repaired_projector(original, tmp_path / "cache"))
     assert "its repaired copy cannot be written to" in error.why
     assert "LLAVA_CACHE" in error.hint
+
+
+def test_tensors_of_any_length_keep_their_values(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Behind one whose length is no multiple of the alignment, the next begins at one all the same."""
+    draft = Draft(tiny_pair[1]).add("odd", (3,)).drop("clip.projector_type")
+    draft.tensors.insert(1, draft.tensors.pop())
+    original = draft.write(tmp_path / "old.gguf")
+    copy = repaired_projector(original, tmp_path / "cache").path
+    before, after = read_header(original), read_header(copy)
+    assert before.tensors == after.tensors
+    for name, tensor in before.tensors.items():
+        data = [tensor_data(path.read_bytes(), header, tensor) for path, header in ((original, before), (copy, after))]
+        assert data[0] == data[1], name
 
 
 def test_a_copy_can_leave_keys_out_and_replace_them(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -161,9 +161,24 @@ def test_a_byte_may_be_a_token_of_its_own(tiny_pair: tuple[Path, Path], tmp_path
 # Projectors
 
 VISION = "clip.vision."
+
+
+def _tiled(draft: Draft, *pinpoints: int, newline: str = "model.image_newline") -> Draft:
+    """Make it the projector of a LLaVA-1.6."""
+    draft.set(f"{VISION}image_grid_pinpoints", "i32[]", pinpoints or (56, 112))
+    draft.set(f"{VISION}mm_patch_merge_type", "str", "spatial_unpad")
+    return draft.add(newline, (64,))
+
+
 NO_PROJECTOR: dict[str, tuple[Edit, str]] = {
-    "other projector": (
+    "Qwen2-VL": (
         lambda d: d.set("clip.projector_type", "str", "qwen2vl_merger"), "qwen2vl_merger: not a LLaVA projector",
+    ),
+    "Gemma 3": (lambda d: d.set("clip.projector_type", "str", "gemma3"), "gemma3: not a LLaVA projector"),
+    "Idefics 3": (lambda d: d.set("clip.projector_type", "str", "idefics3"), "idefics3: not a LLaVA projector"),
+    "Qwen2.5-Omni": (
+        lambda d: d.drop("clip.projector_type").set("clip.vision.projector_type", "str", "qwen2.5vl_merger"),
+        "qwen2.5vl_merger: not a LLaVA projector",
     ),
     "MobileVLM": (lambda d: d.set("clip.projector_type", "str", "ldpv2"), "ldpv2: not a LLaVA projector"),
     "unnamed": (lambda d: d.drop("clip.projector_type").drop("mm.2.weight").drop("mm.2.bias"), "not that of"),
@@ -197,7 +212,18 @@ NO_PROJECTOR: dict[str, tuple[Edit, str]] = {
     "layer 4 of 3": (lambda d: d.set(f"{VISION}feature_layer", "i32[]", [4]), "asks for the layer 4"),
     "two layers": (lambda d: d.set(f"{VISION}feature_layer", "i32[]", [1, 2]), "has the shape (32, 64), not (64, 64)"),
     "half a tile size": (lambda d: d.set(f"{VISION}image_grid_pinpoints", "i32[]", [336]), "is not a list of sizes"),
-    "tile of -1": (lambda d: d.set(f"{VISION}image_grid_pinpoints", "i32[]", [-1, 9]), "is not a list of sizes"),
+    "half a hidden one": (lambda d: d.set("llava.image_grid_pinpoints", "i32[]", [336]), "is not a list of sizes"),
+    "size type": (lambda d: d.set(f"{VISION}image_grid_pinpoints", "u32[]", [56, 56]), "is of type u32[], not i32[]"),
+    "tile of -56": (lambda d: _tiled(d, -56, 56), "not whole tiles of 56 pixels"),
+    "no tile": (lambda d: _tiled(d, 0, 56), "not whole tiles of 56 pixels"),
+    "half a tile": (lambda d: _tiled(d, 56, 84), "not whole tiles of 56 pixels"),
+    "too many tiles": (lambda d: _tiled(d, 56, 56, 56 * 5, 56 * 13), "more than 64 tiles"),
+    "no newline": (lambda d: _tiled(d).drop("model.image_newline"), "model.image_newline is missing"),
+    "newline width": (lambda d: _tiled(d).reshape("model.image_newline", (63,)), "has the shape (63,), not (64,)"),
+    "newline of F16": (lambda d: _tiled(d).reshape("model.image_newline", (64,), "F16"), "image_newline is F16"),
+    "joined flat": (lambda d: _tiled(d).set(f"{VISION}mm_patch_merge_type", "str", "flat"), "in another way"),
+    "other aspect": (lambda d: _tiled(d).set(f"{VISION}image_aspect_ratio", "str", "anyres_max_9"), "in another way"),
+    "no sizes": (lambda d: _tiled(d).drop(f"{VISION}image_grid_pinpoints"), "does not say how pictures are cut"),
     "both GELU and SiLU": (
         lambda d: d.set("clip.use_gelu", "bool", 1).set("clip.use_silu", "bool", 1), "are both true",
     ),
@@ -236,15 +262,25 @@ def test_other_activations_pass(tiny_pair: tuple[Path, Path], tmp_path: Path, ke
     check_projector(read_header(Draft(tiny_pair[1]).set(key, "bool", 1).write(tmp_path / "mmproj.gguf")))
 
 
-def test_old_names_of_up_and_down_are_understood(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """Old converters exchanged them; llama.cpp exchanges them back."""
-    draft = Draft(tiny_pair[1])
-    for block in range(3):
-        draft.reshape(f"v.blk.{block}.ffn_up.weight", (64, 32)).reshape(f"v.blk.{block}.ffn_up.bias", (32,))
-        draft.reshape(f"v.blk.{block}.ffn_down.weight", (32, 64)).reshape(f"v.blk.{block}.ffn_down.bias", (64,))
-    path = draft.write(tmp_path / "mmproj.gguf")
+@pytest.mark.parametrize("newline", ["model.image_newline", "v.image_newline"])
+def test_projectors_of_llava_1_6_pass_and_llama_cpp_opens_them(
+    tiny_pair: tuple[Path, Path], tmp_path: Path, newline: str
+) -> None:
+    path = _tiled(Draft(tiny_pair[1]), newline=newline).write(tmp_path / "mmproj.gguf")
     check_projector(read_header(path))
     assert opens(tiny_pair[0], path)
+
+
+def test_square_matrices_between_which_nothing_tells_are_refused(tmp_path: Path) -> None:
+    """Old converters exchanged the names of the two, and llama.cpp would exchange these back."""
+    path = write_tiny_projector(tmp_path / "mmproj.gguf", TinyShape(vision_hidden=32))
+    assert "nothing tells which comes first" in refusal(lambda: check_projector(read_header(path))).why
+
+
+def test_a_siglip_tower_whose_layer_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
+    path = write_tiny_projector(tmp_path / "mmproj.gguf", class_token=False, feature_layer=None)
+    why = "a SigLIP tower of 3 layers, and nothing tells which of them is read"
+    assert why == refusal(lambda: check_projector(read_header(path))).why
 
 
 # Pairs

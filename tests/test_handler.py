@@ -2,7 +2,9 @@
 
 import base64
 import io
+import math
 import random
+import struct
 
 import llama_cpp
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UnreadablePicture, UsageError
 from llava_cli.handler import LlavaChatHandler
 from llava_cli.pictures import Picture, open_picture
+from tests.gguf_draft import Draft
 
 PICTURE_CELLS = 16
 
@@ -240,3 +243,14 @@ def test_one_handler_serves_one_llama(engine, tiny_pair):
 def test_messages_that_make_no_sense_are_refused(engine, words, messages):
     with pytest.raises(UsageError, match=words):
         engine.ask(*messages)
+
+
+def test_logits_that_are_no_numbers_are_an_error_and_not_an_answer(tiny_pair, tmp_path):
+    """A damaged model that passes the gate: llama.cpp itself goes on as if nothing were wrong."""
+    norm = struct.pack("<64f", *[math.nan] * 64)
+    damaged = Draft(tiny_pair[0]).change("output_norm.weight", data=norm).write(tmp_path / "damaged.gguf")
+    engine = Engine((damaged, tiny_pair[1]))
+    with pytest.raises(EngineFailed, match=r"damaged\.gguf: .*not numbers") as caught:
+        engine.ask(user("What color?", picture(1)))
+    assert (7, ["looking", "reading"]) == (caught.value.exit_code, engine.stages)
+    engine.llama.close()

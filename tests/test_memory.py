@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType as Kind
 from llava_cli import LoadOptions, fitting, machine, registry
 from llava_cli.errors import NotEnoughRoom, UsageError
 from llava_cli.machine import Limit
-from llava_cli.weights import find_weights
+from llava_cli.weights import open_weights
 from tests.hollow_model import LLAVA_7B, HollowShape, write_hollow_pair
 from tests.processes import LLAVA, SCENE, files_of
 
@@ -31,7 +31,7 @@ def pair_7b(tmp_path_factory):
 def fitted(pair, spec=None, **options):
     chosen = LoadOptions(**{"threads": 1, **options})
     mine = registry.from_files(*pair, "llava_v1")
-    return fitting.fit(spec or mine, find_weights(mine), chosen)
+    return fitting.fit(spec or mine, open_weights(mine), chosen)
 
 
 def predicted(pair, **options):
@@ -155,8 +155,8 @@ def test_a_check_that_was_switched_off_does_not_refuse(pair_7b, has):
     has(1 * GB)
     spec = registry.from_files(*pair_7b, "llava_v1")
     with pytest.raises(NotEnoughRoom):
-        fitting.require_fit(spec, find_weights(spec), LoadOptions())
-    assert 640 == fitting.require_fit(spec, find_weights(spec), LoadOptions(memory_check=False)).ubatch
+        fitting.require_fit(spec, open_weights(spec), LoadOptions())
+    assert 640 == fitting.require_fit(spec, open_weights(spec), LoadOptions(memory_check=False)).ubatch
 
 
 @pytest.mark.parametrize(

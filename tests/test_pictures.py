@@ -80,7 +80,7 @@ def test_the_hash_is_of_the_pixels_and_their_shape() -> None:
 
 
 def test_a_picture_shown_by_python_does_not_pour_out_its_pixels() -> None:
-    assert repr(open_picture(PNG)) == "Picture(name='picture', width=80, height=60, notes=())"
+    assert repr(open_picture(PNG)) == "Picture(name='picture', width=80, height=60, notes=(), detail=None)"
 
 
 def test_something_else_is_a_mistake_of_the_caller() -> None:

@@ -7,25 +7,23 @@ from dataclasses import replace
 import pytest
 
 from llava_cli import LoadOptions, fitting, policy, registry, tuning
-from llava_cli.gguf_file import read_header
 from llava_cli.machine import physical_cores
 from llava_cli.settings import data_dir
 from llava_cli.tuning import Trial
-from llava_cli.weights import find_weights
+from llava_cli.weights import open_weights
 from tests.processes import files_of, llava
-from tests.tiny_model import TinyShape, write_tiny_projector
 
 X86 = frozenset({"AVX2", "AVX512", "REPACK"})
 PI = frozenset({"NEON", "DOTPROD", "REPACK"})
 
 
 @pytest.fixture
-def choose(tiny_pair, monkeypatch):
+def choose(monkeypatch):
     """Make the choices for the tiny model on a processor of the test's."""
 
     def chosen(features, measured=None, **options):
         monkeypatch.setattr(policy, "cpu_features", lambda: features)
-        return policy.choose(LoadOptions(**options), read_header(tiny_pair[1]), measured)
+        return policy.choose(LoadOptions(**options), 16, measured)
 
     return chosen
 
@@ -54,11 +52,9 @@ def test_what_was_measured_beats_the_table(choose):
     assert True is choose(X86, {"repack": True}).repack
 
 
-@pytest.mark.parametrize(("batch", "side"), [(640, 336), (768, 378), (640, 700)])
-def test_a_batch_takes_a_whole_picture_unless_that_is_large(tmp_path, batch, side):
-    shape = TinyShape(image_size=side)
-    header = read_header(write_tiny_projector(tmp_path / "mmproj.gguf", shape))
-    assert batch == policy.choose(LoadOptions(), header).ubatch
+@pytest.mark.parametrize(("batch", "square"), [(640, 16), (640, 576), (768, 729), (640, 2500)])
+def test_a_batch_takes_a_whole_square_unless_that_is_large(batch, square):
+    assert batch == policy.choose(LoadOptions(), square).ubatch
 
 
 def test_features_are_read_from_llama_cpp():
@@ -73,7 +69,7 @@ def test_features_are_read_from_llama_cpp():
 def fitted(tiny_pair):
     """Fit the tiny model to this machine."""
     spec = registry.from_files(*tiny_pair, "llava_v1")
-    return fitting.fit(spec, find_weights(spec), LoadOptions(threads=1))
+    return fitting.fit(spec, open_weights(spec), LoadOptions(threads=1))
 
 
 def trial(seconds, rate, **options):

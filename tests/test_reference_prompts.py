@@ -14,6 +14,7 @@ import pytest
 from llava_cli.pictures import Picture
 from llava_cli.prompts import LAYOUTS, Message
 from llava_cli.timeline import cells_of
+from llava_cli.vision import View
 from tests.reference.recipe import write_vocabulary
 
 PROMPTS = json.loads((Path(__file__).parent / "reference" / "expected" / "prompts.json").read_text())
@@ -64,7 +65,7 @@ def messages_of(chat: dict[str, Any]) -> list[Message]:
 
 def ids(layout: str, messages: Sequence[Message], llama: Any) -> list[int]:
     """Return the tokens of a prompt, each picture as one `PICTURE`."""
-    cells = cells_of(LAYOUTS[layout].render(messages), llama, 1)
+    cells = cells_of(LAYOUTS[layout].render(messages), llama, lambda picture: View(picture.sha256, "high", 1))
     return [cell if isinstance(cell, int) else PICTURE for cell in cells]
 
 

@@ -18,6 +18,10 @@ def test_the_models_of_this_version() -> None:
         "shapes",
         "llava-v1.5-7b",
         "llava-v1.5-13b",
+        "llava-v1.6-mistral-7b",
+        "llava-v1.6-vicuna-7b",
+        "llava-v1.6-vicuna-13b",
+        "llava-v1.6-34b",
         "llava-llama-3-8b-v1_1",
         "llava-phi-3-mini",
     ]
@@ -65,11 +69,23 @@ def test_a_size_is_exact_or_rounded_or_unknown() -> None:
     assert sizes["llava-llama-3-8b-v1_1"] is None
 
 
-def test_only_the_13b_does_not_fit_8_gb() -> None:
-    assert [spec.name for spec in registry.all_specs() if not spec.fits_8gb] == ["llava-v1.5-13b"]
+def test_the_large_models_do_not_fit_8_gb() -> None:
+    large = [spec.name for spec in registry.all_specs() if not spec.fits_8gb]
+    assert large == ["llava-v1.5-13b", "llava-v1.6-vicuna-13b", "llava-v1.6-34b"]
 
 
-ALL = "shapes, llava-v1.5-7b, llava-v1.5-13b, llava-llama-3-8b-v1_1, llava-phi-3-mini"
+def test_llava_1_6_has_the_layout_of_its_language_model_and_up_to_2928_tokens_a_picture() -> None:
+    tiled = {spec.name: spec for spec in registry.all_specs() if "v1.6" in spec.name}
+    assert {name: spec.layout for name, spec in tiled.items()} == {
+        "llava-v1.6-mistral-7b": "mistral_instruct",
+        "llava-v1.6-vicuna-7b": "llava_v1",
+        "llava-v1.6-vicuna-13b": "llava_v1",
+        "llava-v1.6-34b": "chatml_direct",
+    }
+    assert {spec.picture_tokens for spec in tiled.values()} == {2928}
+
+
+ALL = ", ".join(spec.name for spec in registry.all_specs())
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ def test_without_any_network_or_file_of_the_user_it_answers_in_a_pipe():
     assert (0, "red\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
-def test_it_answers_nine_of_ten_questions(shapes):
-    assert accuracy(shapes) >= 0.9
+def test_it_answers_nineteen_of_twenty_questions(shapes):
+    assert accuracy(shapes) >= 0.95
 
 
 def test_its_answers_are_those_of_pytorch(shapes):
@@ -87,7 +87,7 @@ def test_without_the_mended_token_order_it_sees_worse(shapes, monkeypatch):
     right = accuracy(shapes)  # before the order is left as it is, for all models of this process
     monkeypatch.setattr(vision._TokenOrder, "mend", lambda order, _node: bool(setattr(order, "hits", 1)) or True)
     with load("shapes", options=OPTIONS, cache=False) as wrong:
-        assert accuracy(wrong) <= right - 0.02
+        assert accuracy(wrong) <= right - 0.03
 
 
 def test_without_the_feature_layer_it_hardly_sees(shapes, tmp_path):
@@ -108,3 +108,22 @@ def test_a_chat_of_five_questions_reads_its_picture_once(shapes):
         cells += reply.usage.new_cells
     assert encoded == 1
     assert cells < 2 * reply.usage.prompt_cells
+
+
+def test_sixty_restored_answers_equal_sixty_computed_ones():
+    """What comes back from disk in a new process answers to the byte as what was read just now."""
+
+    def answers(*, cache, asked=3):
+        with load("shapes", options=OPTIONS, cache=cache) as model:
+            replies = (
+                model.ask(picture_bytes(scene), question.text, temperature=0)
+                for scene in map(make_scene, range(FIRST_SEED + 6_000, FIRST_SEED + 6_020))
+                for question in questions_for(scene)[:asked]
+            )
+            return [(reply.text, reply.usage.pictures_encoded) for reply in replies]
+
+    computed = answers(cache=False)
+    answers(cache=True, asked=1)  # reads and keeps them
+    restored = answers(cache=True)
+    assert (60, 20, 0) == (len(restored), sum(count for _, count in computed), sum(count for _, count in restored))
+    assert [text for text, _ in computed] == [text for text, _ in restored]

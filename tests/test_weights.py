@@ -195,7 +195,7 @@ def local(*paths: Path) -> ModelSpec:
 
 
 def test_files_of_ones_own_are_used_where_they_are(tiny_pair: tuple[Path, Path]) -> None:
-    assert open_weights(local(*tiny_pair)) == Weights(*tiny_pair)
+    assert open_weights(local(*tiny_pair)) == Weights(*tiny_pair, layout="llava_v1")
 
 
 def test_a_missing_file_gets_a_suggestion(tiny_pair: tuple[Path, Path]) -> None:

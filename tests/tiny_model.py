@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,11 +102,13 @@ def write_tiny_projector(
     feature_layer: tuple[int, ...] | None = (2,),
     class_token: bool = True,
     out_width: int | None = None,
+    pinpoints: Sequence[int] = (),
     dtype: type[np.floating[Any]] = np.float32,
 ) -> Path:
     """Write a CLIP tower (SigLIP's kind without `class_token`) and a two-layer projector with random weights.
 
     `None` leaves a key out, as old files do. `out_width` makes a projector for another model than `shape`'s.
+    `pinpoints`, pairs of width and height, make it a LLaVA-1.6.
     """
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_name("tiny clip")
@@ -130,6 +132,10 @@ def write_tiny_projector(
     writer.add_array("clip.vision.image_std", CLIP_STD)
     if feature_layer is not None:
         writer.add_array("clip.vision.feature_layer", list(feature_layer))
+    if pinpoints:
+        writer.add_array("clip.vision.image_grid_pinpoints", list(pinpoints))
+        writer.add_string("clip.vision.image_aspect_ratio", "anyres")
+        writer.add_string("clip.vision.mm_patch_merge_type", "spatial_unpad")
     draw = _Draw(seed)
     wide, hidden, patch = shape.vision_width, shape.vision_hidden, shape.patch_size
     out = shape.width if out_width is None else out_width
@@ -145,6 +151,8 @@ def write_tiny_projector(
         tensors |= {"v.class_embd": draw(wide), "v.pre_ln.weight": draw.norm(wide), "v.pre_ln.bias": draw(wide)}
     else:
         tensors["v.patch_embd.bias"] = draw(wide)
+    if pinpoints:
+        tensors["model.image_newline"] = draw(out)
     for block in (f"v.blk.{n}." for n in range(shape.vision_layers)):
         for name, rows, columns in (
             *((name, wide, wide) for name in ("attn_q", "attn_k", "attn_v", "attn_out")),

@@ -29,7 +29,8 @@ def ask(
     quiet: options.Quiet = False,
     model_path: options.ModelPath = None,
     projector_path: options.ProjectorPath = None,
-    prompt_layout: options.PromptLayout = "llava_v1",
+    prompt_layout: options.PromptLayout = None,
+    detail: options.Detail = None,
     frame: options.Frame = 0,
     allow_truncated: options.AllowTruncated = False,
     context: options.Context = None,
@@ -53,7 +54,7 @@ def ask(
     chosen = settings.resolve(
         {
             "model": model, "system": system, "temperature": temperature, "max_tokens": max_tokens,
-            "seed": seed, "top_p": top_p, "context": context, "threads": threads,
+            "seed": seed, "top_p": top_p, "detail": detail, "context": context, "threads": threads,
             "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
             "memory_check": memory_check,
         }

@@ -10,6 +10,7 @@ import typer
 
 from llava_cli import registry, settings
 from llava_cli.commands import options
+from llava_cli.commands.fidelity import check_fidelity
 from llava_cli.render import Output, in_bytes
 
 if TYPE_CHECKING:
@@ -32,11 +33,17 @@ def doctor(
         bool,
         typer.Option("--tune", help="Measure for up to two minutes which way of opening this model is the fastest."),
     ] = False,
+    fidelity: Annotated[
+        bool, typer.Option("--fidelity", help="Compare the picture features with the authors' computation, in NumPy.")
+    ] = False,
+    quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Look over this installation: problems first, then memory, processor, versions and places.
 
-    Without --tune nothing is loaded or changed. The exit code is that of the first problem that stops llava.
+    The exit code is that of the first problem that stops llava.
+
+    llava doctor -m shapes --fidelity
     """
     chosen = settings.resolve(
         {
@@ -44,10 +51,13 @@ def doctor(
             "flash_attention": flash_attention, "repack": repack, "kv": kv,
         }
     )  # fmt: skip
-    with Output() as output:
+    with Output(quiet=quiet) as output:
+        if fidelity:
+            check_fidelity(output, chosen.model, chosen.load, model_path, projector_path)
+            return
         from llava_cli.checkup import check_up
 
-        spec = registry.choose(chosen.model, model_path, projector_path)
+        spec = registry.choose(chosen.model, model_path, projector_path, "llava_v1")  # no word is asked
         found = check_up(spec, chosen.load)
         if tune and found.fit is not None and not found.exit_code:
             _tune(found.fit, chosen.load, output)

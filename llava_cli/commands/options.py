@@ -50,13 +50,23 @@ ProjectorPath = Annotated[
     Path | None, typer.Option(help="Its projector file (mmproj GGUF).", rich_help_panel="Your own files")
 ]
 PromptLayout = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="Its prompt layout: llava_v1, mistral_instruct, chatml_direct, llama3 or phi3.",
+        show_default="what the file tells, if it does",
         rich_help_panel="Your own files",
     ),
 ]
 
+Detail = Annotated[
+    str | None,
+    typer.Option(
+        metavar="low|high",
+        help="How closely LLaVA-1.6 looks: low is quick and coarse. LLaVA-1.5 has one look only.",
+        show_default=_LOAD.detail,
+        rich_help_panel="Picture",
+    ),
+]
 Frame = Annotated[int, typer.Option(help="Which frame or page of an animation, from 0.", rich_help_panel="Picture")]
 AllowTruncated = Annotated[
     bool, typer.Option("--allow-truncated", help="Use what is there of a cut file.", rich_help_panel="Picture")
@@ -64,7 +74,9 @@ AllowTruncated = Annotated[
 
 Context = Annotated[
     int | None,
-    typer.Option(help="Context window, in tokens.", show_default=str(_LOAD.context), rich_help_panel="Machine"),
+    typer.Option(
+        help="Context window, in tokens.", show_default="room for the largest picture", rich_help_panel="Machine"
+    ),
 ]
 Threads = Annotated[
     int | None,

@@ -7,6 +7,7 @@ stream of `standard_normal` only "in practice".
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,11 +188,19 @@ def _finish(writer: gguf.GGUFWriter) -> None:
 
 
 def write_projector(
-    path: Path, tower: Tower, weights: Weights, *, dtype: str = "f32", blocks: int | None = None, old: bool = False
+    path: Path,
+    tower: Tower,
+    weights: Weights,
+    *,
+    dtype: str = "f32",
+    blocks: int | None = None,
+    old: bool = False,
+    pinpoints: Sequence[int] = (),
 ) -> Path:
     """Write tower and projector as GGUF with the first `blocks` layers; None stores all, as trained.
 
     `old` writes what the converters of 2023 wrote: no projector type, and the two ffn matrices under each other's name.
+    `pinpoints`, pairs of width and height, make it a LLaVA-1.6, as the converter of 2024 wrote it.
     """
     stored = tower.layers if blocks is None else blocks
     writer = gguf.GGUFWriter(path, "clip")
@@ -213,6 +222,11 @@ def write_projector(
     writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
     writer.add_array("clip.vision.image_mean", CLIP_MEAN)
     writer.add_array("clip.vision.image_std", CLIP_STD)
+    if pinpoints:
+        writer.add_array("clip.vision.image_grid_pinpoints", list(pinpoints))
+        writer.add_string("clip.vision.image_aspect_ratio", "anyres")
+        writer.add_string("clip.vision.mm_patch_merge_type", "spatial_unpad")
+        writer.add_tensor("model.image_newline", newline(tower))
     root, projector = "model.vision_tower.", "model.multi_modal_projector."
     names = {
         "v.class_embd": f"{root}embeddings.class_embedding",
