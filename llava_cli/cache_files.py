@@ -46,6 +46,7 @@ class Entry:
     """What the header of an entry says, and what the file system says about it."""
 
     kind: str
+    key: Key
     about: Mapping[str, str]
     """What the entry is about, for people: told when it was written, no part of the key."""
     size: int
@@ -134,8 +135,13 @@ class CacheFiles:
             except (OSError, _Damaged):
                 private_files.remove(path)
                 continue
-            found.append(Entry(header["kind"], header["about"], status.st_size, header["created"], status.st_mtime))
+            kind, key, about = header["kind"], header["key"], header["about"]
+            found.append(Entry(kind, key, about, status.st_size, header["created"], status.st_mtime))
         return sorted(found, key=lambda entry: entry.used, reverse=True)
+
+    def remove(self, kind: str, key: Key) -> int:
+        """Remove an entry, if it is there; return the bytes that gives back."""
+        return private_files.remove(self._path(kind, key))
 
     def clear(self) -> int:
         """Remove everything that is not just being written; return the bytes that gives back."""

@@ -11,7 +11,13 @@ import typer
 from llava_cli import __version__
 from llava_cli.commands import cache, options
 from llava_cli.commands.ask import ask
+from llava_cli.commands.bench import bench
+from llava_cli.commands.completion import join_words_of_bash
+from llava_cli.commands.config import config, use
 from llava_cli.commands.doctor import doctor
+from llava_cli.commands.models import models, show
+from llava_cli.commands.rm import rm
+from llava_cli.commands.verify import verify
 from llava_cli.errors import LlavaError, ReaderGone, UsageError
 from llava_cli.render import Output
 
@@ -53,9 +59,11 @@ def llava(
 
 
 app.command(rich_help_panel="Ask")(ask)
-app.command(rich_help_panel="Machine")(doctor)
+for command in (models, show, rm, verify, use):
+    app.command(rich_help_panel="Models")(command)
 app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
-app.command(rich_help_panel="Machine")(doctor)
+for of_machine in (doctor, bench, config):
+    app.command(rich_help_panel="Machine")(of_machine)
 
 
 def main() -> None:
@@ -65,6 +73,7 @@ def main() -> None:
 
 def _run() -> int:
     output = Output()
+    join_words_of_bash()
     try:
         return _exit_code(app(standalone_mode=False, prog_name="llava"))
     except typer.Exit as error:

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from llava_cli import machine, memory, policy, registry
+from llava_cli import inventory, machine, memory, policy, registry
 from llava_cli.errors import NotEnoughRoom
 from llava_cli.gguf_file import read_header
 from llava_cli.gguf_format import GgufHeader
+from llava_cli.inventory import Holding
 from llava_cli.machine import Limit
 from llava_cli.memory import MemoryPlan
 from llava_cli.registry import ModelSpec
 from llava_cli.settings import LoadOptions
 from llava_cli.vision import TowerFacts
 from llava_cli.weights import Weights
-
-_OTHERS = 1_900_000_000
-"""What a model takes beside its two files, if nothing of it is known yet: that of a 7B model with a context of 2048."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,7 @@ class Fit:
         """Return the largest published quant of the model that fits as it was asked for."""
         if self.spec.local or self.spec.bundled:
             return ""
-        files = {quant: registry.find(f"{self.spec.name}:{quant}").model for quant in self.spec.quants}
-        sizes = {quant: round(((file and file.gigabytes) or 0) * 1e9) for quant, file in files.items()}
+        sizes = {one.spec.quant: _model_size(one) for one in inventory.all_quants(self.spec)}
         fitting = {quant: size for quant, size in sizes.items() if 0 < size < self.plan.weights and self._fits(size)}
         return max(fitting, key=lambda quant: fitting[quant], default="")
 
@@ -86,14 +83,19 @@ class Fit:
         return not memory.shortages(replace(self.plan, weights=weights, repacked=0), self.limits)
 
     def _other_model(self) -> str:
+        room = min(limit.room for limit in self.limits)
         for spec in registry.all_specs():
-            sizes = [file.gigabytes for file in (spec.model, spec.projector) if file is not None]
-            known = [size for size in sizes if size]
-            if spec.bundled or spec.name == self.spec.name or len(known) < 2 or known[0] * 1e9 >= self.plan.weights:
-                continue
-            if sum(known) * 1e9 + _OTHERS <= min(limit.room for limit in self.limits):
+            held = inventory.look_up(spec)
+            needed = inventory.needed_memory(held)
+            if not spec.bundled and _model_size(held) < self.plan.weights and needed is not None and needed <= room:
                 return spec.name
         return ""
+
+
+def _model_size(holding: Holding) -> int:
+    """Return the bytes of a model's weights; 0 if they are not known."""
+    file = holding.spec.model
+    return (inventory.size_of(file, holding.model) or 0) if file is not None else 0
 
 
 def fit(spec: ModelSpec, weights: Weights, options: LoadOptions) -> Fit:

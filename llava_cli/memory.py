@@ -6,6 +6,7 @@ The sizes are those of llama.cpp's buffers: `llama_kv_cache`, the graphs of `mod
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,8 @@ _PER_TOKEN, _PER_MERGE = 240, 130
 """Bytes that llama.cpp's vocabulary takes for each, measured with 32,000 and 128,256 tokens."""
 _LIBRARIES = 520_000_000
 """Addresses that libraries, thread stacks and the heaps of threads reserve and hardly touch."""
+_FIRST_WORDS = 300
+"""Cells of a usual question and its answer."""
 _ALIGNMENT = 256
 """llama.cpp rounds the context up to a multiple of it."""
 
@@ -37,6 +40,8 @@ class MemoryPlan:
     repacked: int
     """A second copy of weights in another layout, if the options want it."""
     kv: int
+    begun: int
+    """What of it a first question and its answer fill; Linux takes the rest back until it is used."""
     program: int
     reading: int
     """Working memory while cells are evaluated."""
@@ -49,13 +54,19 @@ class MemoryPlan:
 
     @property
     def private(self) -> int:
-        """Return what cannot be given up, at its highest."""
+        """Return what cannot be given up, at its highest: a chat may fill the context, and then show a picture."""
         return self.program + self.kv + self.repacked + max(self.looking, self.reading + self.keeping)
 
     @property
     def peak(self) -> int:
-        """Return the highest resident memory, the mapped weights included."""
-        return self.weights + self.private
+        """Return the highest resident memory of a first question, the mapped weights included."""
+        looking = self.looking + (self.kv if self.begun == self.kv else 0)
+        return (
+            self.weights
+            + self.program
+            + self.repacked
+            + max(self.kv, looking, self.begun + self.reading + self.keeping)
+        )
 
     @property
     def steady(self) -> int:
@@ -95,6 +106,9 @@ def plan(
         weights=model.file_size,
         repacked=_repacked(model, repacked_types) if options.repack else 0,
         kv=round(context * per_cell),
+        begun=round(min(context, picture + _FIRST_WORDS) * per_cell)
+        if sys.platform == "linux"
+        else round(context * per_cell),
         program=_PROGRAM + _PER_TOKEN * shape.tokens + _PER_MERGE * shape.merges,
         reading=layer + mask + attention + 2 * rows,
         looking=_looking(projector, shape.width) + 2 * rows,

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_cli import engine_log, registry
+from llava_cli import engine_log, inventory
 from llava_cli.errors import UsageError
 from llava_cli.fitting import require_fit
 from llava_cli.pictures import Picture, open_picture
 from llava_cli.rates import Amount, Rates
+from llava_cli.registry import ModelSpec
 from llava_cli.settings import DEFAULT_MODEL, DEFAULT_QUESTION, LoadOptions, Sampling
 from llava_cli.weights import Weights, open_weights
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llava_cli.handler import LlavaChatHandler, Reading, StageListener
+    from llava_cli.prefix_cache import PrefixCache
 
 PictureSource = str | os.PathLike[str] | bytes | Picture
 """A path, the bytes of a picture file, or a `Picture`."""
@@ -38,7 +40,7 @@ def load(
     options: LoadOptions | None = None,
     sampling: Sampling | None = None,
     on_stage: StageListener | None = None,
-    cache: bool = True,
+    cache: bool | PrefixCache = True,
 ) -> Model:
     """Open the model called `name`, or the pair of files given, and return it ready to answer.
 
@@ -46,10 +48,11 @@ def load(
     Raise `ModelMissing` when it is unknown or not on disk, `ModelUnusable` when a file is wrong, `NotEnoughRoom`
     when it does not fit into memory, and `EngineFailed` when llama.cpp refuses it. `on_stage` hears `loading`,
     `looking`, `reading`, `writing` and `keeping`, each with an `Amount`: cells to read, and its `seconds`.
-    With `cache`, a picture is read once in its life: what was read is kept on disk (`options.cache_size`).
+    With `cache`, a picture is read once in its life: what was read is kept on disk (`options.cache_size`), or in
+    the `PrefixCache` that is given.
     """
     own, its_projector = (None if path is None else Path(path) for path in (model_path, projector_path))
-    spec = registry.choose(name, own, its_projector, prompt_layout)
+    spec = inventory.spec_of(name, own, its_projector, prompt_layout)
     options = options or LoadOptions()
     weights = open_weights(spec, projector_quant=options.projector_quant)
     chosen = require_fit(spec, weights, options)
@@ -84,12 +87,12 @@ class Model:
 
     def __init__(
         self,
-        spec: registry.ModelSpec,
+        spec: ModelSpec,
         weights: Weights,
         options: LoadOptions,
         sampling: Sampling,
         on_stage: StageListener | None,
-        cache: bool,
+        cache: bool | PrefixCache,
     ) -> None:
         from llava_cli.handler import LlavaChatHandler
         from llava_cli.opening import open_llama
@@ -101,7 +104,10 @@ class Model:
         """How it was opened, every choice made."""
         self.sampling = sampling
         self._notes = weights.notes
-        self._disk = PrefixCache(size=options.cache_size) if cache and options.cache_size else None
+        if isinstance(cache, bool):
+            self._disk = PrefixCache(size=options.cache_size) if cache and options.cache_size else None
+        else:
+            self._disk = cache
         self._resources = ExitStack()
         self._handler: LlavaChatHandler = LlavaChatHandler(
             weights.projector, layout=spec.layout, detail=options.detail, on_stage=on_stage, cache=self._disk

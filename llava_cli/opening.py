@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llava_cli import engine_log
 from llava_cli.errors import EngineFailed, ModelUnusable, Stopped
 from llava_cli.settings import LoadOptions
+from llava_cli.zero_pages import zero_pages_given_back
 
 if TYPE_CHECKING:
     from llava_cli.handler import LlavaChatHandler
@@ -122,19 +123,20 @@ def _open(path: Path, options: LoadOptions, stopped: threading.Event, handler: L
     try:
         if stopped.is_set():
             raise Stopped("loading", "stopped before the model was loaded")
-        llama = llama_cpp.Llama(
-            model_path=str(path),
-            n_ctx=options.context,
-            n_batch=options.ubatch,
-            n_ubatch=options.ubatch,
-            n_threads=options.threads,
-            n_threads_batch=options.threads,
-            flash_attn=options.flash_attention,
-            type_k=kv,
-            type_v=kv,
-            chat_handler=handler,
-            verbose=False,
-        )
+        with zero_pages_given_back():
+            llama = llama_cpp.Llama(
+                model_path=str(path),
+                n_ctx=options.context,
+                n_batch=options.ubatch,
+                n_ubatch=options.ubatch,
+                n_threads=options.threads,
+                n_threads_batch=options.threads,
+                flash_attn=options.flash_attention,
+                type_k=kv,
+                type_v=kv,
+                chat_handler=handler,
+                verbose=False,
+            )
     except ValueError as error:
         if stopped.is_set():
             raise Stopped("loading", "stopped before the model was loaded") from error

@@ -8,13 +8,14 @@ how cells are batched, so that an answer is the same to the byte whether its pre
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_cli.cache_files import CacheFiles, Key
+from llava_cli.cache_files import CacheFiles, Entry, Key
 from llava_cli.errors import NotEnoughRoom
 from llava_cli.gguf_file import file_identity
 from llava_cli.settings import LoadOptions, cache_dir, data_dir
@@ -83,6 +84,15 @@ class PrefixCache:
             prefixes = sum(entry.kind == _PREFIX for entry in mine)
             kept.append(KeptPicture(sha256, latest.about["name"], size, prefixes, max(e.used for e in mine)))
         return sorted(kept, key=lambda picture: picture.used, reverse=True)
+
+    def made_by(self, files: Iterable[Path]) -> list[Entry]:
+        """List what was read with one of these model files or projectors."""
+        identities = {file_identity(path, time.time_ns()) for path in files} - {None}
+        return [entry for entry in self._files.entries() if identities & _files_of(entry.key)]
+
+    def forget(self, entries: Iterable[Entry]) -> int:
+        """Remove some of what is kept; return the bytes that gives back."""
+        return sum(self._files.remove(entry.kind, entry.key) for entry in entries)
 
     def clear(self) -> int:
         """Remove everything; return the bytes that gives back."""
@@ -159,6 +169,10 @@ class Shelf:
 
     def _prefix_key(self, prefix: Sequence[Cell]) -> Key:
         return {"cells": list(_runs(prefix)), "version": FEATURES_VERSION, **self._features, "context": self._cells}
+
+
+def _files_of(key: Key) -> set[str | None]:
+    return {key.get("projector"), (key.get("context") or {}).get("model")}
 
 
 def _runs(cells: Sequence[Cell]) -> Iterator[int | list[str | int]]:

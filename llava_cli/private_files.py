@@ -123,6 +123,25 @@ def write_table(path: Path, table: Mapping[str, Any]) -> bool:
     return True
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file that is there whole or as it was before; raise `OSError` if that cannot be done.
+
+    It keeps its mode. If it is a link to where its owner keeps such files, what it leads to is written.
+    """
+    target = path.resolve()
+    make_directory(target.parent)
+    descriptor, part = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o600)
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        Path(part).replace(target)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
 def remove(path: Path) -> int:
     """Remove a file and return its size; 0 if it is gone or cannot be removed."""
     try:

@@ -126,11 +126,34 @@ class Output:
         text = _STAGES.get(name, name) + (f" ({amount} tokens)" if amount else "")
         self._stage = _StageLine(text, getattr(amount, "seconds", 0.0))
 
+    def busy(self, text: str) -> None:
+        """Say on a terminal, in words of the caller, what takes long now; as `stage`."""
+        self.end_stage()
+        if self.lively:
+            self._stage = _StageLine(_one_line(text))
+
     def end_stage(self) -> None:
         """Take the stage line away, if there is one."""
         if self._stage is not None:
             self._stage.end()
             self._stage = None
+
+    def confirm(self, question: str, *, default: bool) -> bool | None:
+        """Ask a yes-or-no question on the terminal; None if there is nobody to ask."""
+        self.end_stage()
+        if not _is_terminal(sys.stdin) or not _is_terminal(sys.stderr):
+            return None
+        _to_stderr(f"{_one_line(question)} [{'Y/n' if default else 'y/N'}] ", end="")
+        answer = ""
+        try:
+            answer = sys.stdin.readline()
+        finally:
+            # After Ctrl-C or Ctrl-D, too, the next line begins where lines begin.
+            if not answer.endswith("\n"):
+                _to_stderr("")
+        if not answer:
+            return False
+        return answer.strip().lower() in ("y", "yes") if answer.strip() else default
 
     def note(self, text: str) -> None:
         """Say one thing worth knowing on stderr."""
@@ -210,10 +233,10 @@ def _one_line(text: str) -> str:
     return sanitise(text).replace("\n", " ")
 
 
-def _to_stderr(line: str) -> None:
+def _to_stderr(line: str, *, end: str = "\n") -> None:
     # A closed stderr must not turn a good answer into a failure.
     with suppress(OSError, ValueError, AttributeError):
-        print(line, file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, end=end, flush=True)
 
 
 def _console(stream: TextIO) -> Console:

@@ -142,6 +142,16 @@ _TYPES: dict[str, type] = {
 """The keys of the config file; `LLAVA_` and the key in capitals is the variable of the environment."""
 
 
+@dataclass(frozen=True)
+class Setting:
+    """One key of the config file: its value now, and who decided it."""
+
+    key: str
+    value: object
+    origin: str
+    """`default`, the config file, or a variable of the environment."""
+
+
 def resolve(flags: Mapping[str, object]) -> Settings:
     """Decide every setting: `flags` (None means not given) before `LLAVA_*` before the config file."""
     values: dict[str, Any] = {**_from_config(), **_from_environment()}
@@ -154,13 +164,26 @@ def resolve(flags: Mapping[str, object]) -> Settings:
     return Settings(**top, load=LoadOptions(**given(LoadOptions)), sampling=Sampling(**given(Sampling)))
 
 
+def explain() -> list[Setting]:
+    """Return every setting as it is without flags, and where its value comes from."""
+    chosen = resolve({})
+    values = {"model": chosen.model, "system": chosen.system, **vars(chosen.load), **vars(chosen.sampling)}
+    origins = dict.fromkeys(_from_config(), str(config_path()))
+    origins |= {key: _variable(key) for key in _from_environment()}
+    return [Setting(key, values[key], origins.get(key, "default")) for key in _TYPES]
+
+
 def _from_environment() -> dict[str, object]:
     found: dict[str, object] = {}
     for key, kind in _TYPES.items():
-        text = os.environ.get(f"LLAVA_{key.upper()}")
+        text = os.environ.get(_variable(key))
         if text:
-            found[key] = _convert(text, kind, f"LLAVA_{key.upper()} in the environment")
+            found[key] = _convert(text, kind, f"{_variable(key)} in the environment")
     return found
+
+
+def _variable(key: str) -> str:
+    return f"LLAVA_{key.upper()}"
 
 
 def _from_config() -> dict[str, object]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
+from llava_cli import hub_cache
 from llava_cli.errors import ModelMissing, ModelUnusable
 from llava_cli.gguf_file import check_pair, read_header, repaired_projector
 from llava_cli.gguf_header import DOWNLOAD_AGAIN
@@ -65,7 +64,7 @@ def find_weights(spec: ModelSpec) -> Weights:
         return Weights(*spec.local)
     if spec.bundled:
         return _bundled(spec)
-    found = {file: _in_hub_cache(file) for file in _hub_files(spec)}
+    found = {file: hub_cache.find(file) for file in _hub_files(spec)}
     missing = [file for file, path in found.items() if path is None]
     if missing:
         raise _not_on_disk(spec, missing)
@@ -100,37 +99,11 @@ def _did_you_mean(path: Path) -> str:
     return f"{path.parent} holds {', '.join(sorted(names)[:5])}" if names else f"{path.parent} holds no .gguf file"
 
 
-def _in_hub_cache(file: FileSpec) -> Path | None:
-    """Return the file in the Hugging Face cache: of the revision wanted, else of `main`, else of any."""
-    # Only this module of huggingface_hub: the ones that look files up cost a third of a second to import.
-    from huggingface_hub import constants
-
-    repo = Path(constants.HF_HUB_CACHE) / f"models--{file.repo.replace('/', constants.REPO_ID_SEPARATOR)}"
-    for revision in _revisions(repo, file):
-        path = repo / "snapshots" / revision / file.name
-        if path.is_file():
-            return path
-    return None
-
-
-def _revisions(repo: Path, file: FileSpec) -> Iterator[str]:
-    if file.revision is not None:
-        yield file.revision
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        main = (repo / "refs" / "main").read_text(encoding="ascii").strip()
-        if re.fullmatch(r"[0-9a-f]{40}", main):
-            yield main
-    with contextlib.suppress(OSError):
-        snapshots = sorted((repo / "snapshots").iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
-        yield from (entry.name for entry in snapshots)
-
-
 def _strangers(found: dict[FileSpec, Path | None]) -> Iterator[str]:
     """Say which files are not those the registry knows, as far as the cache tells without reading them."""
     for file, path in found.items():
-        # The cache calls a large file by its sha256.
-        held = path.resolve().name if path is not None else ""
-        if file.sha256 and re.fullmatch(r"[0-9a-f]{64}", held) and held != file.sha256:
+        held = hub_cache.named_sha256(path) if path is not None else None
+        if file.sha256 and held and held != file.sha256:
             yield (
                 f"{file.name}: the file in the cache is not the one this list knows "
                 f"(sha256 {held[:12]}… instead of {file.sha256[:12]}…)"

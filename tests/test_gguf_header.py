@@ -182,6 +182,29 @@ def test_a_header_that_is_cut_is_refused(tiny_pair: tuple[Path, Path], tmp_path:
     assert "ends inside its header" in refusal(lambda: read_header(path)).why
 
 
+@pytest.mark.parametrize("place", range(20))
+@pytest.mark.parametrize("half", [0, 1], ids=["model", "projector"])
+def test_a_file_that_is_cut_anywhere_is_refused(
+    tiny_pair: tuple[Path, Path], tmp_path: Path, half: int, place: int
+) -> None:
+    """In magic, counts, keys and tensor list; then in the data, up to the middle of the last tensor."""
+    header, data = read_header(tiny_pair[half]), tiny_pair[half].read_bytes()
+    last = max(header.tensors.values(), key=lambda tensor: tensor.offset)
+    in_header = [0, 1, 4, 7, 8, 15, 16, 23, 24, 30, *(len(header.raw) * share // 4 for share in (1, 2, 3, 4))]
+    end = header.data_start + last.offset
+    in_data = [
+        header.data_start,
+        header.data_start + 1,
+        *(end * share // 4 for share in (2, 3, 4)),
+        end + last.nbytes // 2,
+    ]
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(data[: [*in_header, *in_data][place]])
+    why = refusal(lambda: read_header(cut)).why
+    assert "ends inside its header" in why or "bytes are missing at its end" in why or place < 3
+    assert cut.name not in why
+
+
 def test_a_projector_that_lacks_its_last_byte_is_refused(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     """llama.cpp would load it silently, with garbage for weights."""
     header = read_header(tiny_pair[1])

@@ -9,6 +9,7 @@ import pytest
 
 from llava_cli import registry
 from llava_cli.errors import ModelMissing, UsageError
+from llava_cli.model_table import table_of_llava
 from llava_cli.prompts import LAYOUT_NAMES
 from llava_cli.settings import DEFAULT_MODEL
 
@@ -105,6 +106,51 @@ def test_an_unknown_name_is_refused_with_those_there_are(name: str, why: str, hi
         registry.find(name)
     assert (caught.value.exit_code, caught.value.what, caught.value.why) == (4, name, why)
     assert caught.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [
+        ("7b", "llava-v1.5-7b"),
+        ("1.5-7B", "llava-v1.5-7b"),
+        ("13b", "llava-v1.5-13b"),
+        ("v1.5-13b", "llava-v1.5-13b"),
+        ("phi", "llava-phi-3-mini"),
+        ("llama-3", "llava-llama-3-8b-v1_1"),
+        ("mini", "llava-phi-3-mini"),
+    ],
+)
+def test_whole_words_of_a_name_are_enough_if_no_other_has_them(
+    short: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = "shapes", "llava-v1.5-7b", "llava-v1.5-13b", "llava-llama-3-8b-v1_1", "llava-phi-3-mini"
+    monkeypatch.setattr(
+        registry, "read_tables", lambda _: [entry for entry in table_of_llava() if entry["id"] in names]
+    )
+    assert (name, name) == (registry.find(short).name, registry.find_quants(short)[0].name)
+
+
+@pytest.mark.parametrize("part", ["shape", "hapes", "5-7b", "phi-", "."])
+def test_parts_of_words_are_not(part: str) -> None:
+    with pytest.raises(ModelMissing, match="there is no model of this name"):
+        registry.find(part)
+
+
+def test_words_that_several_names_have_are_refused() -> None:
+    with pytest.raises(ModelMissing, match=r"this could be llava-v1\.5-7b, llava-v1\.5-13b,? .*or ") as caught:
+        registry.find("llava")
+    assert caught.value.hint == "give more of the name"
+
+
+def test_a_quant_is_suggested() -> None:
+    with pytest.raises(ModelMissing) as caught:
+        registry.find("llava-v1.5-7b:Q4_K")
+    assert caught.value.hint.startswith("did you mean llava-v1.5-7b:Q4_K_")
+
+
+def test_all_quants_of_a_model_or_the_one_asked_for() -> None:
+    assert [spec.quant for spec in registry.find_quants("llava-phi-3-mini")] == ["int4", "f16"]
+    assert [spec.quant for spec in registry.find_quants("llava-phi-3-mini:F16")] == ["f16"]
 
 
 def test_files_of_ones_own_make_a_spec() -> None:

@@ -46,7 +46,9 @@ def test_commands_stand_between_the_rooms_and_the_command_line(command):
     assert "cli" not in imported(PACKAGE / "commands" / f"{command}.py")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["--version"], [], ["cache"], ["cache", "clear"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["ask", "--help"], ["--version"], [], ["cache"], ["cache", "clear"], ["config"]]
+)
 def test_help_and_version_load_nothing_heavy(arguments):
     code = (
         "import sys, atexit\n"

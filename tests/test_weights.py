@@ -10,41 +10,22 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
 from llava_cli import gguf_file, registry
 from llava_cli.errors import ModelMissing, ModelUnusable
 from llava_cli.gguf_file import read_header
 from llava_cli.registry import FileSpec, ModelSpec
 from llava_cli.weights import Weights, find_weights, open_weights
+from tests.downloads import MAIN, OLD, PINNED, REPO, in_cache, point_main_to
 from tests.tiny_model import write_tiny_model, write_tiny_projector
-
-MAIN, OLD, PINNED = "a" * 40, "b" * 40, "c" * 40
-REPO = "someone/tiny-llava"
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make an empty Hugging Face cache."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+def hub(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make an empty Hugging Face cache, with no tool of the hub around."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    return tmp_path / "hub" / "models--someone--tiny-llava"
-
-
-def in_cache(hub: Path, revision: str, name: str, blob: str = "", content: bytes = b"GGUF") -> Path:
-    """Put a file into the cache as `hf download` does: a link from the snapshot to a blob."""
-    stored, link = hub / "blobs" / (blob or f"{revision}-{name}"), hub / "snapshots" / revision / name
-    for directory in (stored.parent, link.parent):
-        directory.mkdir(parents=True, exist_ok=True)
-    stored.write_bytes(content)
-    link.symlink_to(stored)
-    return link
-
-
-def point_main_to(hub: Path, revision: str) -> None:
-    (hub / "refs").mkdir(parents=True, exist_ok=True)
-    (hub / "refs" / "main").write_text(revision)
+    return hub
 
 
 SPEC = ModelSpec(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_cli import registry, settings
+from llava_cli import inventory, settings
 from llava_cli.commands import options
 from llava_cli.commands.fidelity import check_fidelity
 from llava_cli.render import Output, in_bytes
@@ -23,6 +23,7 @@ def doctor(
     model: options.Model = None,
     model_path: options.ModelPath = None,
     projector_path: options.ProjectorPath = None,
+    prompt_layout: options.PromptLayout = None,
     context: options.Context = None,
     threads: options.Threads = None,
     ubatch: options.Ubatch = None,
@@ -57,7 +58,7 @@ def doctor(
             return
         from llava_cli.checkup import check_up
 
-        spec = registry.choose(chosen.model, model_path, projector_path, "llava_v1")  # no word is asked
+        spec = inventory.spec_of(chosen.model, model_path, projector_path, prompt_layout)
         found = check_up(spec, chosen.load)
         if tune and found.fit is not None and not found.exit_code:
             _tune(found.fit, chosen.load, output)

@@ -8,13 +8,31 @@ from typing import Annotated
 import typer
 
 from llava_cli import settings
+from llava_cli.commands.completion import model_names
 
 _LOAD, _SAMPLING = settings.LoadOptions(), settings.Sampling()
 
 HELP = {"help_option_names": ["-h", "--help"]}
 """`context_settings` of every command group."""
 
-Model = Annotated[str | None, typer.Option("--model", "-m", help="Which model.", show_default=settings.DEFAULT_MODEL)]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Which model, as in llava models; NAME:QUANT for one quant of it.",
+        show_default=f"{settings.DEFAULT_MODEL}, unless llava use has set another",
+        autocompletion=model_names,
+    ),
+]
+ModelName = Annotated[str, typer.Argument(help="NAME or NAME:QUANT.", autocompletion=model_names, show_default=False)]
+ModelNames = Annotated[
+    list[str], typer.Argument(help="NAME or NAME:QUANT.", autocompletion=model_names, show_default=False)
+]
+ModelNamesOrAll = Annotated[
+    list[str] | None, typer.Argument(help="NAME or NAME:QUANT.", autocompletion=model_names, show_default="all")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether to go on; do it.")]
 System = Annotated[
     str | None,
     typer.Option("--system", "-s", help="System prompt, in place of the one the model was trained with."),
