@@ -10,11 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llava_cli.chat import Chat
     from llava_cli.errors import LlavaError
     from llava_cli.handler import LlavaChatHandler
-    from llava_cli.model import Chat, Model, Reply, load
+    from llava_cli.model import Model, load
     from llava_cli.pictures import Picture, open_picture
     from llava_cli.prefix_cache import PrefixCache
+    from llava_cli.reply import Reply
     from llava_cli.settings import LoadOptions, Sampling
 
 __version__ = "0.1.0"
@@ -34,14 +36,14 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Chat": "model",
+    "Chat": "chat",
     "LlavaChatHandler": "handler",
     "LlavaError": "errors",
     "LoadOptions": "settings",
     "Model": "model",
     "Picture": "pictures",
     "PrefixCache": "prefix_cache",
-    "Reply": "model",
+    "Reply": "reply",
     "Sampling": "settings",
     "load": "model",
     "open_picture": "pictures",

@@ -10,14 +10,14 @@ class PieceDecoder:
     """Decode an answer piece by piece; nothing is yielded that a later piece could still take back.
 
     Held back: bytes of an unfinished character, text that may be the beginning of a stop string, and white space,
-    which is dropped at both ends of an answer.
+    which is dropped at both ends of an answer. One that `is_begun` already joins what was written before.
     """
 
-    def __init__(self, stop: Sequence[str]) -> None:
+    def __init__(self, stop: Sequence[str], *, is_begun: bool = False) -> None:
         self._stop = [s for s in stop if s]
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
-        self._begun = False
+        self._begun = is_begun
         self.stopped = False
         """A stop string has been written; nothing more comes."""
 

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from llava_cli import __version__
-from llava_cli.commands import cache, options
+from llava_cli.commands import cache, log, options
 from llava_cli.commands.ask import ask
 from llava_cli.commands.bench import bench
+from llava_cli.commands.chat import chat
 from llava_cli.commands.completion import join_words_of_bash
 from llava_cli.commands.config import config, use
 from llava_cli.commands.doctor import doctor
@@ -59,11 +60,13 @@ def llava(
 
 
 app.command(rich_help_panel="Ask")(ask)
-for command in (models, show, rm, verify, use):
-    app.command(rich_help_panel="Models")(command)
+app.command(rich_help_panel="Ask")(chat)
+for about_models in (models, show, rm, verify, use):
+    app.command(rich_help_panel="Models")(about_models)
+app.add_typer(log.app, name="log", rich_help_panel="Memory")
 app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
-for of_machine in (doctor, bench, config):
-    app.command(rich_help_panel="Machine")(of_machine)
+for about_the_machine in (doctor, bench, config):
+    app.command(rich_help_panel="Machine")(about_the_machine)
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def _changed(text: str, key: str, value: str) -> str | None:
 
 def _attempts(text: str, line: str, key: str) -> Iterator[str]:
     # A line that looks like the key may be part of a long text: only reading the result tells.
-    pattern = re.compile(rf"""^[ \t]*["']?{key}["']?[ \t]*=[ \t]*("[^"\n]*"|'[^'\n]*')""", re.MULTILINE)
+    pattern = re.compile(rf"""^[ \t]*["']?{key}["']?[ \t]*=[ \t]*("[^"\n]*"|'[^'\n]*'|true|false)""", re.MULTILINE)
     for found in pattern.finditer(text):
         yield text[: found.start()] + line + text[found.end() :]
     yield f"{text}{'' if text.endswith(chr(10)) or not text else chr(10)}{line}\n"

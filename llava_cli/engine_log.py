@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import deque
+from typing import Any
 
 _ERROR = 3
 _CONTINUED = 5
@@ -19,9 +20,11 @@ def silence() -> None:
     if _callback is not None:
         return
     import llama_cpp
-    from llama_cpp import mtmd_cpp
+    from llama_cpp import _utils, mtmd_cpp
 
-    # Our own descriptor: llama-cpp-python points descriptors 1 and 2 at /dev/null while it loads.
+    # Where llama-cpp-python wants silence it points descriptors 1 and 2 of the whole process at /dev/null, and
+    # with them what other threads write meanwhile, such as a prompt. With our callback there is nothing to hide.
+    _utils.suppress_stdout_stderr.__init__ = _disabled
     debug = os.dup(2) if os.environ.get("LLAVA_DEBUG") else None
     last = 0
 
@@ -39,6 +42,10 @@ def silence() -> None:
     mtmd_cpp.mtmd_log_set(keep, nothing)
     mtmd_cpp.mtmd_helper_log_set(keep, nothing)
     _callback = keep
+
+
+def _disabled(suppressor: Any, disable: bool = True) -> None:
+    suppressor.disable = True
 
 
 def last_complaint() -> str:

@@ -9,6 +9,7 @@ LlavaError                  1   unexpected
 ├── NotEnoughRoom           6   memory or disk
 ├── EngineFailed            7   llama.cpp gave up, or gave something that cannot be right
 │   └── ContextTooSmall     7   the prompt does not fit
+├── LogUnusable             1   the log cannot be read or written
 └── Stopped               130   the user pressed Ctrl-C
 """
 
@@ -58,6 +59,10 @@ class EngineFailed(LlavaError):
 
 class ContextTooSmall(EngineFailed):
     exit_code = 7
+
+
+class LogUnusable(LlavaError):
+    """The one error of this tree that never costs an answer."""
 
 
 class Stopped(LlavaError):

@@ -29,7 +29,7 @@ from llava_cli.answer_text import PieceDecoder
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
 from llava_cli.gguf_file import repaired_projector
 from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_unsupported
-from llava_cli.pictures import Picture
+from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.prefix_cache import PrefixCache, Shelf
 from llava_cli.prompts import Message, find_layout
 from llava_cli.rates import Amount, Rates
@@ -140,11 +140,15 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         model: str | None = None,
         **others: Any,
     ) -> Any:
-        """Read `messages` into the cache, then answer: an iterator of chunks if `stream`, else one object."""
+        """Read `messages` into the cache, then answer: an iterator of chunks if `stream`, else one object.
+
+        If the last message is the assistant's, the answer goes on where that ends.
+        """
         refuse_unsupported(others)
         self.stopped.clear()
         self._adopt(llama)
-        prompt = self._read(read_messages(messages))
+        asked = read_messages(messages)
+        prompt = self._read(asked)
         self._refuse_what_is_no_number()
         limit = llama.n_ctx() - len(prompt)
         wanted = limit if max_tokens is None or max_tokens <= 0 else max_tokens
@@ -164,9 +168,9 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         )
         stops = [stop] if isinstance(stop, str) else list(stop or [])
         self._replies += 1
-        pieces = self._write(
-            tokens, PieceDecoder([*stops, *self.layout.stop]), min(wanted, limit), limit, self._replies
-        )
+        is_begun = asked[-1].role == "assistant" and bool(asked[-1].text)
+        decoder = PieceDecoder([*stops, *self.layout.stop], is_begun=is_begun)
+        pieces = self._write(tokens, decoder, min(wanted, limit), limit, self._replies)
         name = model or llama.model_path
         return chunks(pieces, self.reading, name) if stream else completion(pieces, self.reading, name, len(prompt))
 
@@ -176,7 +180,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         """Return how many cells the prompt of `messages` takes."""
         return len(cells_of(self.layout.render(messages), llama, self._view))
 
-    def embed(self, llama: Any, picture: Picture) -> NDArray[np.float32]:
+    def embed(self, llama: Any, picture: Picture | RememberedPicture) -> NDArray[np.float32]:
         """Return the image features of `picture` as the language model receives them, float32 `(n_tokens, n_embd)`."""
         self._adopt(llama)
         self._look([picture])
@@ -298,10 +302,10 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             hint=", or ".join(hints) or f"ask with less text or fewer pictures: this model knows {trained} at most",
         )
 
-    def _view(self, picture: Picture) -> View:
+    def _view(self, picture: Picture | RememberedPicture) -> View:
         return self.facts.view(picture, self.detail)
 
-    def _evaluate(self, timeline: list[Cell], pictures: dict[View, Picture]) -> None:
+    def _evaluate(self, timeline: list[Cell], pictures: dict[View, Picture | RememberedPicture]) -> None:
         def rows(view: View) -> NDArray[np.float32]:
             # A picture may be in the cache at another place than the prompt wants it.
             self._look([pictures[view]])
@@ -314,14 +318,17 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                 raise Stopped("reading", "stopped before the answer began") from error
             raise EngineFailed("llama.cpp", f"it could not read the prompt ({error})") from error
 
-    def _look(self, pictures: Sequence[Picture]) -> None:
-        """Bring the embeddings of `pictures` into memory: from disk, or by looking at them."""
+    def _look(self, pictures: Sequence[Picture | RememberedPicture]) -> None:
+        """Bring the embeddings of `pictures` into memory: from disk, or by looking at them.
+
+        Raise `UnreadablePicture` for one that is only remembered, if they are not on disk, and its file is gone.
+        """
         views = {self._view(picture): picture for picture in pictures}
         self._ahead.give_up_all_but(views)
         for view in views:
             if view in self._embeddings or self._fetch(view):
                 self._embeddings.move_to_end(view)
-        missing = {view: picture for view, picture in views.items() if view not in self._embeddings}
+        missing = {view: _with_pixels(picture) for view, picture in views.items() if view not in self._embeddings}
         if missing:
             self._tell("looking", 0, each=sum(view.tokens for view in missing))
             start = time.monotonic()
@@ -414,6 +421,10 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
     def _learn(self, stage: str, amount: int, seconds: float) -> None:
         if self.rates is not None:
             self.rates.learn(stage, amount, seconds)
+
+
+def _with_pixels(picture: Picture | RememberedPicture) -> Picture:
+    return picture if isinstance(picture, Picture) else picture.open()
 
 
 def _picture_cells(timeline: Sequence[Cell]) -> int:

@@ -15,7 +15,8 @@ from llava_cli.pictures import Picture, open_picture
 from llava_cli.prefix_cache import PrefixCache
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model, Reply
+    from llava_cli.model import Model
+    from llava_cli.reply import Reply
 
 _QUESTION, _OTHER = "Describe this picture in detail.", "Which colours do you see?"
 

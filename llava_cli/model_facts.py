@@ -12,14 +12,14 @@ from llava_cli.render import in_bytes
 UNKNOWN = "unknown"
 
 
-TITLES = ("model", "what it is", "quant", "size", "memory", "fits", "on disk", "licence")
+TITLES = ("model", "what it is", "size", "memory", "fits", "on disk", "licence")
 
 
 def row(one: Holding, there: Sequence[Holding]) -> tuple[Any, ...]:
     """Return the values under `TITLES` for a model, of which the quants `there` are on disk."""
     spec = one.spec
     held = ", ".join(held.spec.quant for held in there) or ("in part" if one.model or one.projector else "no")
-    return spec.name, spec.summary, spec.quant, _total(one), _memory(one), _fits(one), held, spec.licence or UNKNOWN
+    return spec.name, spec.summary, _total(one), _memory(one), _fits(one), held, spec.licence or UNKNOWN
 
 
 def _total(one: Holding) -> int | str:
@@ -27,7 +27,7 @@ def _total(one: Holding) -> int | str:
     if one.size is not None:
         return one.size
     model = inventory.size_of(one.spec.model, one.model) if one.spec.model else None
-    return f"{in_bytes(model)} + projector" if model else UNKNOWN
+    return f"{in_bytes(model)}+" if model else UNKNOWN
 
 
 def _memory(one: Holding) -> str:

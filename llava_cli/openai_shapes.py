@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from llava_cli.errors import UsageError
-from llava_cli.pictures import Picture, open_data_url
+from llava_cli.pictures import Picture, RememberedPicture, open_data_url
 from llava_cli.prompts import Message
 
 
@@ -20,7 +20,8 @@ class Ending(Protocol):
 
 
 def read_messages(messages: Sequence[Any]) -> list[Message]:
-    """Turn OpenAI-shaped messages into ours; a content part `{"type": "picture", "picture": Picture}` is ours, too.
+    """Turn OpenAI-shaped messages into ours; a content part `{"type": "picture", "picture": Picture}` is ours, too,
+    and so is a `RememberedPicture` in its place.
 
     `image_url` must be a `data:` URL: an engine that opens files and addresses for whoever sends it messages
     is a hole in the machine. Its `detail` is `low` or `high`; `auto` leaves that to the model.
@@ -31,7 +32,7 @@ def read_messages(messages: Sequence[Any]) -> list[Message]:
         if role not in ("system", "user", "assistant"):
             raise UsageError("messages", f"unknown role {role!r}")
         texts: list[str] = []
-        pictures: list[Picture] = []
+        pictures: list[Picture | RememberedPicture] = []
         parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         for part in parts:
             if part["type"] == "text":

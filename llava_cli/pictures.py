@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import errno
 import hashlib
+import io
 import itertools
 import os
 import re
@@ -51,6 +52,9 @@ class Picture:
     """What is worth saying once, e.g. that an animation's other frames are not seen."""
     detail: Detail | None = None
     """How closely a LLaVA-1.6 looks at it; None leaves that to the model (`LoadOptions.detail`)."""
+    path: str = field(default="", repr=False, compare=False)
+    """The file it came from, absolute; empty if it came from elsewhere."""
+    frame: int = field(default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1 or len(self.rgb) != self.width * self.height * 3:
@@ -71,6 +75,54 @@ class Picture:
 
         return Image.frombytes("RGB", (self.width, self.height), self.rgb)
 
+    def thumbnail(self) -> bytes:
+        """Make a small JPEG of it, at most 10 kB; empty if there is no memory for that."""
+        file = io.BytesIO()
+        with contextlib.suppress(MemoryError, OSError):
+            image = self.image()
+            image.thumbnail((160, 160), reducing_gap=2.0)
+            for quality in (75, 50, 25):
+                file = io.BytesIO()
+                image.save(file, "JPEG", quality=quality)
+                if file.tell() <= 10_000:
+                    return file.getvalue()
+        return b""
+
+    def remembered(self) -> RememberedPicture:
+        """Return what to write down of it."""
+        return RememberedPicture(self.sha256, self.name, self.width, self.height, self.detail, self.path, self.frame)
+
+
+@dataclass(frozen=True)
+class RememberedPicture:
+    """Know a picture by its hash, without its pixels: enough where its embeddings are kept, and to open it again."""
+
+    sha256: str
+    name: str
+    width: int
+    height: int
+    detail: Detail | None = None
+    path: str = ""
+    frame: int = 0
+
+    def open(self) -> Picture:
+        """Open its file again; raise `UnreadablePicture` unless that still holds the same pixels."""
+        if not self.path:
+            raise self._forgotten("it came from no file")
+        try:
+            # A cut file may have been allowed then; the hash tells whether it is what was seen.
+            picture = open_picture(
+                self.path, name=self.name, frame=self.frame, allow_truncated=True, detail=self.detail
+            )
+        except UnreadablePicture as error:
+            raise self._forgotten(f"{shown(self.path)}: {error.why}") from error
+        if picture.sha256 != self.sha256:
+            raise self._forgotten(f"{shown(self.path)} is another picture now")
+        return picture
+
+    def _forgotten(self, why: str) -> UnreadablePicture:
+        return UnreadablePicture(self.name, f"the picture is no longer known ({why})", hint="give the file again")
+
 
 def open_picture(
     source: str | os.PathLike[str] | os.PathLike[bytes] | bytes | Image.Image | Picture,
@@ -87,10 +139,12 @@ def open_picture(
             return source  # which knows its hash already
         name = source.name if name is None else shown(name)
         return dataclasses.replace(source, name=name, detail=detail or source.detail)
+    place = ""
     if isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
         what = shown(path if name is None else name)
         data = _read(path, what, limits)
+        place = str(Path(path).absolute())
     elif isinstance(source, bytes):
         what = shown("picture" if name is None else name)
         _require_bytes(what, len(source), limits)
@@ -105,7 +159,7 @@ def open_picture(
     image, notes = decoding.decode(
         what, data, frame=frame, allow_truncated=allow_truncated, max_pixels=limits.max_pixels
     )
-    return _picture(what, image, notes, detail)
+    return dataclasses.replace(_picture(what, image, notes, detail), path=place, frame=frame)
 
 
 def open_data_url(

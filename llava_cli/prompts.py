@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llava_cli.errors import UsageError
-from llava_cli.pictures import Picture
+from llava_cli.pictures import Picture, RememberedPicture
 
 VICUNA_SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -26,7 +26,9 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     text: str
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Picture | RememberedPicture, ...] = ()
+    is_open: bool = False
+    """An answer that is to go on where it ends."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Bare(str):
     __slots__ = ()
 
 
-Part = str | Special | Picture
+Part = str | Special | Picture | RememberedPicture
 """A piece of a prompt. A `str` is plain text, tokenised without looking for special tokens."""
 
 Spaces = Literal["first", "always", "stripped", "never"]
@@ -66,10 +68,11 @@ class Layout:
     _write: Callable[[str, list[tuple[Message, Message | None]]], Iterator[Part]]
 
     def render(self, messages: Sequence[Message]) -> list[Part]:
-        """Write `messages` as parts, ready for the next answer; neighbouring text is one part.
+        """Write `messages` as parts, ready for the next answer, or for more of the answer they end with.
 
+        Neighbouring text is one part.
         Text is joined because SentencePiece must see it whole: `USER: ` and `What` apart give other tokens.
-        A system message takes the place of the default sentence. The last message must be the user's.
+        A system message takes the place of the default sentence.
         """
         system, turns = _turns(messages)
         joined: list[Part] = []
@@ -111,8 +114,11 @@ def _turns(messages: Sequence[Message]) -> tuple[str | None, list[tuple[Message,
             turns[-1] = (turns[-1][0], message)
         else:
             raise UsageError("messages", "an answer stands without a question before it")
-    if not turns or turns[-1][1] is not None:
-        raise UsageError("messages", "the last message must be the user's")
+    if not turns:
+        raise UsageError("messages", "there is no question among them")
+    question, begun = turns[-1]
+    if begun is not None:
+        turns[-1] = question, replace(begun, is_open=True) if begun.text else None
     return system, turns
 
 
@@ -143,7 +149,8 @@ def _llava_v1(system: str, turns: list[tuple[Message, Message | None]]) -> Itera
         yield " ASSISTANT:"
         if answer is not None:
             yield f" {answer.text}"
-            yield Special("</s>")
+            if not answer.is_open:
+                yield Special("</s>")
 
 
 def _mistral_instruct(system: str, turns: list[tuple[Message, Message | None]]) -> Iterator[Part]:
@@ -154,8 +161,10 @@ def _mistral_instruct(system: str, turns: list[tuple[Message, Message | None]]) 
         yield from _shown(user)
         yield " [/INST]"
         if answer is not None:
-            yield f" {answer.text} "
-            yield Special("</s>")
+            yield f" {answer.text}"
+            if not answer.is_open:
+                yield " "
+                yield Special("</s>")
 
 
 def _marked(system: str, user: str, answer: str, end: str, between: str) -> Callable[..., Iterator[Part]]:
@@ -173,7 +182,8 @@ def _marked(system: str, user: str, answer: str, end: str, between: str) -> Call
             yield from _scaffold(answer)
             if reply is not None:
                 yield reply.text
-                yield from _scaffold(end + between)
+                if not reply.is_open:
+                    yield from _scaffold(end + between)
 
     return write
 

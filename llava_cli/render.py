@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import os
 import re
 import sys
+import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from llava_cli.errors import LlavaError, ReaderGone
+from llava_cli.markdown_stream import MarkdownStream, markdown
+from llava_cli.pager import opened_pager
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
-    from llava_cli.model import Usage
+    from llava_cli.reply import Usage
     from llava_cli.settings import LoadOptions
 
 _STAGES = {
@@ -52,6 +56,8 @@ class Output:
         self._dumb = os.environ.get("TERM") in ("dumb", "unknown")
         self.rich = not plain and not self._dumb and _is_terminal(sys.stdout)
         self.lively = not plain and not self._dumb and not quiet and _is_terminal(sys.stderr)
+        self._announces = not self.lively and not quiet and _is_terminal(sys.stderr)
+        self._announced: set[str] = set()
         self._stage: Any = None
 
     def __enter__(self) -> Output:
@@ -65,7 +71,11 @@ class Output:
     def answer(self, pieces: Iterable[str]) -> None:
         """Show an answer as it comes: Markdown on a terminal, plain text in a pipe, one newline at the end."""
         if self.rich:
-            _MarkdownStream(self).show(pieces)
+            stream = MarkdownStream(_console(sys.stdout), on_first=self.end_stage)
+            try:
+                stream.show(sanitise(piece) for piece in pieces)
+            finally:
+                self.end_stage()
             return
         written = False
         for piece in pieces:
@@ -101,12 +111,49 @@ class Output:
             return
         from rich.table import Table
 
+        shown = [[_one_line(how(value)) for value, how in zip(row, show, strict=True)] for row in rows]
         table = Table(box=None, header_style="dim", pad_edge=False)
-        for title, how in zip(titles, show, strict=True):
-            table.add_column(title, justify="left" if how is str else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*(_one_line(how(value)) for value, how in zip(row, show, strict=True)))
+        for place, (title, how) in enumerate(zip(titles, show, strict=True)):
+            # Long texts are folded, so that names and numbers need not be.
+            short = max(len(cell) for cell in (title, *(row[place] for row in shown))) <= 24
+            justify: Literal["left", "right"] = "left" if how is str else "right"
+            table.add_column(title, justify=justify, overflow="fold", no_wrap=short)
+        for row in shown:
+            table.add_row(*row)
         _console(sys.stdout).print(table)
+
+    def styled(self, text: str, style: str = "") -> None:
+        """Write lines in a style of rich's, plainly where there are no styles."""
+        if not self.rich:
+            self.write(sanitise(text) + "\n")
+            return
+        from rich.text import Text
+
+        self._print(Text(sanitise(text), style))
+
+    def markdown(self, text: str) -> None:
+        """Write Markdown that is there as a whole."""
+        if not self.rich:
+            self.write(sanitise(text) + "\n")
+            return
+        self._print(markdown(sanitise(text)))
+
+    @contextmanager
+    def paged(self) -> Iterator[None]:
+        """Let the reader turn the pages of what is written meanwhile, if there is a terminal; leaving early is fine."""
+        with opened_pager() if self.rich else nullcontext() as pager:
+            if pager is None:
+                yield
+                return
+            with redirect_stdout(pager), suppress(ReaderGone):
+                yield
+
+    def _print(self, what: Any) -> None:
+        # The pager is a pipe, but what reads it is a terminal.
+        console = _console(sys.stdout, force_terminal=True)
+        with console.capture() as drawn:
+            console.print(what)
+        self.write(drawn.get())
 
     def _quieten_stage_line(self) -> None:
         # Both streams on one terminal (`--plain`): the stage line must be gone before text appears.
@@ -115,15 +162,24 @@ class Output:
 
     # What is said about them.
 
+    def stage_here(self, name: str, amount: int) -> None:
+        """Say what begins if the main thread does it; what another one does goes on beside a prompt."""
+        if threading.current_thread() is threading.main_thread():
+            self.stage(name, amount)
+
     def stage(self, name: str, amount: int) -> None:
         """Say on a terminal what begins now; the line shows the time it takes and goes when it is done.
 
         An `Amount` knows how long that should be.
         """
         self.end_stage()
+        if self._announces and name != "writing" and name not in self._announced:
+            # A line that changes all the time is noise to a screen reader.
+            self._announced.add(name)
+            _to_stderr(f"{_STAGES[name]}…")
         if not self.lively or (name == "writing" and self.rich):
             return
-        text = _STAGES.get(name, name) + (f" ({amount} tokens)" if amount else "")
+        text = _STAGES[name] + (f" ({amount} tokens)" if amount else "")
         self._stage = _StageLine(text, getattr(amount, "seconds", 0.0))
 
     def busy(self, text: str) -> None:
@@ -160,6 +216,27 @@ class Output:
         if not self.quiet:
             self.end_stage()
             _to_stderr(f"note: {sanitise(text)}")
+
+    def say(self, text: str) -> None:
+        """Write lines on stderr that somebody asked for, so that --quiet does not silence them."""
+        self.end_stage()
+        _to_stderr(sanitise(text))
+
+    @property
+    def has_colours(self) -> bool:
+        """Tell whether a picture would look like one."""
+        if not self.rich:
+            return False
+        console = _console(sys.stdout)
+        return not console.no_color and console.color_system in ("256", "truecolor")
+
+    def picture(self, drawn: RenderableType) -> None:
+        """Show a picture that `preview` has drawn."""
+        _console(sys.stdout).print(drawn)
+
+    def copy(self, text: str) -> None:
+        """Put `text` on the clipboard of whoever looks at this terminal, also through ssh (OSC 52)."""
+        self.write(f"\x1b]52;c;{base64.b64encode(sanitise(text).encode()).decode()}\x07")
 
     def stats(self, usage: Usage, seed: int) -> None:
         """Print the numbers of one reply in one line on stderr."""
@@ -239,10 +316,12 @@ def _to_stderr(line: str, *, end: str = "\n") -> None:
         print(line, file=sys.stderr, end=end, flush=True)
 
 
-def _console(stream: TextIO) -> Console:
+def _console(stream: TextIO, *, force_terminal: bool | None = None) -> Console:
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    return Console(
+        file=stream, force_terminal=force_terminal, highlight=False, markup=False, emoji=False, soft_wrap=False
+    )
 
 
 class _StageLine:
@@ -271,71 +350,3 @@ class _StageLine:
     def end(self) -> None:
         self._live.stop()
         self._stream.close()
-
-
-class _MarkdownStream:
-    """Shows Markdown while it is being written: finished blocks are printed for good, the last one is live.
-
-    A region that keeps redrawing more than a screenful flickers and eats the scrollback.
-    """
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-        self._console = _console(sys.stdout)
-
-    def show(self, pieces: Iterable[str]) -> None:
-        from rich.live import Live
-
-        live: Live | None = None
-        block = ""
-        printed = False
-        try:
-            for piece in pieces:
-                if live is None:
-                    self._output.end_stage()
-                    live = Live(
-                        console=self._console, transient=True, auto_refresh=False, vertical_overflow="ellipsis",
-                        redirect_stdout=False, redirect_stderr=False,
-                    )  # fmt: skip
-                    live.start()
-                    shown = 0.0
-                block += sanitise(piece)
-                finished, block = split_blocks(block)
-                if finished:
-                    live.update("")
-                    self._print(finished, gap=printed)
-                    printed = True
-                if finished or time.monotonic() - shown > 0.05:
-                    live.update(self._render(block, gap=printed), refresh=True)
-                    shown = time.monotonic()
-        finally:
-            if live is not None:
-                live.update("", refresh=True)
-                live.stop()
-            self._output.end_stage()
-            if block.strip():
-                self._print(block, gap=printed)
-
-    def _render(self, text: str, *, gap: bool) -> Any:
-        from rich.console import Group
-        from rich.markdown import Markdown
-
-        return Group("", Markdown(text)) if gap else Markdown(text)
-
-    def _print(self, text: str, *, gap: bool) -> None:
-        self._console.print(self._render(text, gap=gap))
-
-
-def split_blocks(text: str) -> tuple[str, str]:
-    """Split Markdown at its last blank line outside a code fence: what is finished, and what may still grow."""
-    cut, position, fence = 0, 0, ""
-    for line in text.splitlines(keepends=True):
-        stripped = line.strip()
-        position += len(line)
-        if fence:
-            fence = "" if stripped.startswith(fence) else fence
-        elif stripped.startswith(("```", "~~~")):
-            fence = stripped[:3]
-        elif not stripped and line.endswith("\n"):
-            cut = position
-    return text[:cut], text[cut:]

@@ -185,8 +185,9 @@ def compare(expected: Array, ours: Array, projector: Path) -> Verdict:
     if ours.shape != expected.shape:
         cosine = math.nan
     else:
-        lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(ours, axis=1)
-        cosine = float(((expected * ours).sum(axis=1) / lengths).min())
+        pair = [features.astype(np.float64) for features in (expected, ours)]
+        first, second = (features / np.linalg.norm(features, axis=1, keepdims=True) for features in pair)
+        cosine = float((first * second).sum(axis=1).min())
     types = {tensor.type for tensor in read_header(projector).tensors.values() if len(tensor.shape) == 2}
     storage = next((kind for kind in sorted(types) if kind not in FLOAT_TYPES), "")
     storage = storage or ("F32" if types == {"F32"} else "BF16" if "BF16" in types else "F16")

@@ -5,12 +5,13 @@ else from here.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
 import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -116,6 +117,25 @@ class Sampling:
             raise UsageError("top p", f"must be above 0 and at most 1, not {self.top_p}")
 
 
+@dataclass(frozen=True)
+class ChatOptions:
+    """How `llava chat` looks and feels."""
+
+    preview: str = "auto"
+    """How a picture is shown in the terminal: auto, kitty, sixel, blocks or off."""
+    keys: str = "emacs"
+    """Which keys edit a line: emacs or vi."""
+
+    def __post_init__(self) -> None:
+        _one_of("preview", self.preview, ("auto", "kitty", "sixel", "blocks", "off"))
+        _one_of("keys", self.keys, ("emacs", "vi"))
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(name, f"must be one of {', '.join(known)}, not {value!r}")
+
+
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise UsageError(name, f"must be {least} or more, not {value}")
@@ -128,16 +148,20 @@ class Settings:
     model: str = DEFAULT_MODEL
     system: str | None = None
     """None: the system sentence of the model's own prompt layout."""
+    log: bool = True
+    """Write questions and answers down in the log."""
     load: LoadOptions = field(default_factory=LoadOptions)
     sampling: Sampling = field(default_factory=Sampling)
+    chat: ChatOptions = field(default_factory=ChatOptions)
 
 
 _TYPES: dict[str, type] = {
-    "model": str, "system": str,
+    "model": str, "system": str, "log": bool,
     "context": int, "detail": str, "threads": int, "ubatch": int, "flash_attention": bool, "repack": bool,
     "kv": str, "memory_check": bool, "projector_quant": str, "cache_size": ByteSize,
     "temperature": float, "max_tokens": int, "seed": int,
     "top_p": float, "top_k": int, "min_p": float, "repeat_penalty": float,
+    "preview": str, "keys": str,
 }  # fmt: skip
 """The keys of the config file; `LLAVA_` and the key in capitals is the variable of the environment."""
 
@@ -160,14 +184,31 @@ def resolve(flags: Mapping[str, object]) -> Settings:
     def given(kind: type) -> dict[str, Any]:
         return {f.name: values[f.name] for f in fields(kind) if f.name in values}
 
-    top = {key: values[key] for key in ("model", "system") if key in values}
-    return Settings(**top, load=LoadOptions(**given(LoadOptions)), sampling=Sampling(**given(Sampling)))
+    top = {key: values[key] for key in ("model", "system", "log") if key in values}
+    return Settings(
+        **top,
+        load=LoadOptions(**given(LoadOptions)),
+        sampling=Sampling(**given(Sampling)),
+        chat=ChatOptions(**given(ChatOptions)),
+    )
+
+
+def changed(sampling: Sampling, key: str, text: str) -> Sampling:
+    """Return `sampling` with one field set to what `text` says; `none` gives a seed back to chance."""
+    known = [f.name for f in fields(Sampling)]
+    if key not in known:
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+        raise UsageError(key, "there is no such setting", hint=hint)
+    value: Any = None if key == "seed" and text == "none" else _convert(text, _TYPES[key], key)
+    return replace(sampling, **{key: value})
 
 
 def explain() -> list[Setting]:
     """Return every setting as it is without flags, and where its value comes from."""
     chosen = resolve({})
-    values = {"model": chosen.model, "system": chosen.system, **vars(chosen.load), **vars(chosen.sampling)}
+    top = {"model": chosen.model, "system": chosen.system, "log": chosen.log}
+    values = {**top, **vars(chosen.load), **vars(chosen.sampling), **vars(chosen.chat)}
     origins = dict.fromkeys(_from_config(), str(config_path()))
     origins |= {key: _variable(key) for key in _from_environment()}
     return [Setting(key, values[key], origins.get(key, "default")) for key in _TYPES]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from llava_cli.pictures import Picture
+    from llava_cli.pictures import Picture, RememberedPicture
 
 _PLACEHOLDER = 0
 """Stands in `Llama.input_ids` where a picture is. That array cannot tell pictures apart; our cells can."""
@@ -36,7 +36,7 @@ Cell = int | PictureCell
 """A token, or one row of a picture."""
 
 
-def cells_of(parts: Sequence[Part], llama: Any, view: Callable[[Picture], View]) -> list[Cell]:
+def cells_of(parts: Sequence[Part], llama: Any, view: Callable[[Picture | RememberedPicture], View]) -> list[Cell]:
     """Tokenise `parts` as the authors' `tokenizer_image_token` does, BOS first if the model wants one.
 
     `view` tells what the model's tower sees of a picture.

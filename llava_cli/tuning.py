@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llava_cli.fitting import Fit
+from llava_cli.loading import open_llama
 from llava_cli.machine import logical_cores
-from llava_cli.opening import open_llama
 from llava_cli.settings import LoadOptions
 
 _SECONDS = 110.0

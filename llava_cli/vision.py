@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from llava_cli.pictures import Picture
+    from llava_cli.pictures import Picture, RememberedPicture
 
 PADDING = (122, 116, 104)
 """CLIP's mean colour as LLaVA's `expand2square` rounds it."""
@@ -109,7 +109,7 @@ class TowerFacts:
         tiling = Tiling(sizes, size, side, vector(newline_tensor(header))) if sizes else None
         return cls(size, side**2, width, class_token, tiling)
 
-    def view(self, picture: Picture, detail: Detail) -> View:
+    def view(self, picture: Picture | RememberedPicture, detail: Detail) -> View:
         """Return what the tower sees of `picture`, at `detail` if the picture does not say."""
         if self.tiling is None:
             return View(picture.sha256, "high", self.square_tokens)  # there is no other way to look
@@ -120,6 +120,13 @@ class TowerFacts:
     def most_tokens(self, detail: Detail) -> int:
         """Return how many embeddings the largest picture gives."""
         return self.square_tokens if self.tiling is None or detail == "low" else self.tiling.most_tokens
+
+    def squares(self, picture: Picture, detail: Detail) -> list[bytes]:
+        """Return the squares of RGB pixels that the tower gets of `picture`, that of the whole one first."""
+        if self.tiling is None:
+            return [square_pixels(picture, self.image_size)]
+        is_close = (picture.detail or detail) == "high"
+        return [self.tiling.overview(picture), *(self.tiling.cut(picture) if is_close else ())]
 
     def window(self, options: LoadOptions) -> int:
         """Return how many cells the context window gets by `options`."""

@@ -232,7 +232,7 @@ def test_one_handler_serves_one_llama(engine, tiny_pair):
 @pytest.mark.parametrize(
     ("words", "messages"),
     [
-        ("last message", [user("a"), assistant("b")]),
+        ("no question", []),
         ("follow each other", [user("a"), user("b")]),
         ("without a question", [assistant("b"), user("a")]),
         ("unknown role", [{"role": "tool", "content": "x"}]),

@@ -64,6 +64,7 @@ BAD = {
     "no repository": (OWN_LIST.replace(f'hf_repo = "{REPO}"\n', ""), "file 'F32': hf_repo is missing, here or"),
     "a repository elsewhere": (OWN_LIST.replace(REPO, "../../etc"), "hf_repo is '../../etc', not a repository"),
     "a file elsewhere": (OWN_LIST.replace("model.gguf", "../model.gguf"), "name is '../model.gguf', not the name of"),
+    "a path of Windows": (OWN_LIST.replace("model.gguf", "..\\\\model.gguf"), "not the name of a .gguf file"),
     "a whole path": (OWN_LIST.replace("model.gguf", "/model.gguf"), "name is '/model.gguf', not the name of"),
     "no GGUF": (OWN_LIST.replace("mmproj.gguf", "mmproj.bin"), "mmproj: name is 'mmproj.bin', not the name of"),
     "a quant twice": (OWN_LIST.replace('"F16"', '"f32"'), "two files have the same quant"),

@@ -10,6 +10,7 @@ import pytest
 
 from llava_cli import PrefixCache, Sampling, hub_removal, registry
 from llava_cli.errors import ModelMissing, ModelUnusable, UsageError
+from llava_cli.gguf_file import repaired_projector
 from llava_cli.hub_cache import find
 from llava_cli.model import load
 from llava_cli.removal import plan_removal, remove
@@ -227,6 +228,20 @@ def test_an_interruption_leaves_no_name_without_data(whole: Path, monkeypatch: p
         hub_removal.remove(plan.files)
     monkeypatch.undo()
     assert [path for path in whole.rglob("*") if path.is_symlink() and not path.exists()] == []
+
+
+def test_the_repaired_copy_of_a_projector_whose_data_stays_stays_too(hub: Path, tmp_path: Path) -> None:
+    old = write_tiny_projector(tmp_path / "old.gguf", projector_type=None)
+    link = in_cache(hub, MAIN, PROJECTOR, content=old.read_bytes())
+    other = hub / "snapshots" / OLD / PROJECTOR
+    other.parent.mkdir()
+    other.symlink_to(link.readlink())
+    copy = repaired_projector(link, cache_dir()).path
+    plan = plan_removal(["tiny"])
+    assert (0, ()) == (plan.size, plan.copies)
+    remove(plan)
+    assert copy == repaired_projector(other, cache_dir()).path
+    assert copy.exists()
 
 
 def test_what_llava_made_of_it_goes_along(hub: Path, tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import unicodedata
 
 import pytest
 
-from llava_cli.render import sanitise, split_blocks
+from llava_cli.markdown_stream import split_blocks
+from llava_cli.render import sanitise
 
 
 @pytest.mark.parametrize(

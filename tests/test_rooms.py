@@ -47,7 +47,7 @@ def test_commands_stand_between_the_rooms_and_the_command_line(command):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["ask", "--help"], ["--version"], [], ["cache"], ["cache", "clear"], ["config"]]
+    "arguments", [["--help"], ["ask", "--help"], ["--version"], [], ["cache"], ["cache", "clear"], ["log"], ["config"]]
 )
 def test_help_and_version_load_nothing_heavy(arguments):
     code = (

@@ -51,6 +51,15 @@ def test_both_agree_when_two_layers_are_read(
     assert "verdict\tfaithful" in capsys.readouterr().out
 
 
+def test_the_overview_of_llava_1_6_is_what_is_compared(
+    tiny_pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It comes first, and the test card is square: stretched as 1.6 does it, or padded as 1.5, it is the same."""
+    projector = write_tiny_projector(tmp_path / "p.gguf", pinpoints=(56, 112, 112, 112))
+    check_fidelity(Output(), "", OPTIONS, tiny_pair[0], projector)
+    assert "verdict\tfaithful" in capsys.readouterr().out
+
+
 def test_the_command_says_faithful_of_the_bundled_model() -> None:
     done = llava("doctor", "--fidelity", "-m", "shapes")
     assert 0 == done.returncode

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,18 +15,29 @@ from llava_cli.commands.streams import ctrl_c_stops, read_stdin
 from llava_cli.errors import UsageError
 from llava_cli.render import Output
 
+if TYPE_CHECKING:
+    from llava_cli.history import History, Turn
+
 
 def ask(
-    picture: Annotated[str, typer.Argument(help="The picture file; - reads one from stdin.", show_default=False)],
+    picture: Annotated[
+        str | None,
+        typer.Argument(
+            help="The picture file; - reads one from stdin. With -c it may be left out.", show_default=False
+        ),
+    ] = None,
     question: Annotated[
-        str, typer.Argument(help="What you want to know; - reads it from stdin.")
-    ] = settings.DEFAULT_QUESTION,
+        str | None,
+        typer.Argument(help="What you want to know; - reads it from stdin.", show_default=settings.DEFAULT_QUESTION),
+    ] = None,
+    go_on: options.GoOn = False,
     model: options.Model = None,
     system: options.System = None,
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
     seed: options.Seed = None,
     top_p: options.TopP = None,
+    log: options.Log = None,
     stats: options.Stats = False,
     plain: options.Plain = False,
     quiet: options.Quiet = False,
@@ -45,9 +59,10 @@ def ask(
     """Ask one question about one picture.
 
     llava ask photo.jpg "What is in this picture?"
+
+    llava ask -c "And what is behind it?"
     """
-    if picture == "-" and question == "-":
-        raise UsageError("stdin", "it cannot be both the picture and the question")
+    picture, question = _arguments(picture, question, go_on)
     question = read_stdin("question").decode("utf-8", "replace") if question == "-" else question
     if not question.strip():
         raise UsageError("question", "it is empty", hint='say what you want to know: llava ask photo.jpg "…"')
@@ -56,51 +71,87 @@ def ask(
             "model": model, "system": system, "temperature": temperature, "max_tokens": max_tokens,
             "seed": seed, "top_p": top_p, "detail": detail, "context": context, "threads": threads,
             "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
-            "memory_check": memory_check,
+            "memory_check": memory_check, "log": log,
         }
     )  # fmt: skip
     with Output(plain=plain, quiet=quiet) as output:
         from llava_cli.pictures import open_picture
 
-        seen = open_picture(
-            read_stdin("picture") if picture == "-" else picture,
-            name="stdin" if picture == "-" else None,
-            frame=frame,
-            allow_truncated=allow_truncated,
-        )
-        for note in seen.notes:
-            output.note(f"{seen.name}: {note}")
+        seen = [] if picture is None else [
+            open_picture(
+                read_stdin("picture") if picture == "-" else picture,
+                name="stdin" if picture == "-" else None,
+                frame=frame,
+                allow_truncated=allow_truncated,
+            )
+        ]  # fmt: skip
+        for note in (f"{one.name}: {note}" for one in seen for note in one.notes):
+            output.note(note)
 
+        from llava_cli.history import History, messages_of, turn_of
         from llava_cli.model import load
 
+        history = History(recording=chosen.log)
+        past = _last_turns(history) if go_on else []
+        known = {one.sha256 for turn in past for one in turn.pictures}
+        new = [one for one in seen if one.sha256 not in known]
+        which: dict[str, Any] = {
+            "name": chosen.model, "model_path": model_path, "projector_path": projector_path,
+            "prompt_layout": prompt_layout,
+        }  # fmt: skip
+        if past and (model, model_path, projector_path) == (None, None, None):
+            which = past[-1].load_arguments()
+        if past and system is None:
+            chosen = replace(chosen, system=past[-1].system)
         with (
-            load(
-                chosen.model,
-                model_path=model_path,
-                projector_path=projector_path,
-                prompt_layout=prompt_layout,
-                options=chosen.load,
-                sampling=chosen.sampling,
-                on_stage=output.stage,
-                cache=cache,
-            ) as opened,
+            load(**which, options=chosen.load, sampling=chosen.sampling, on_stage=output.stage, cache=cache) as opened,
             ctrl_c_stops(opened),
         ):
             said = opened.notes
             for note in said:
                 output.note(note)
-            reply = opened.ask(seen, question.strip(), system=chosen.system)
-            output.answer(reply)
+            chat = opened.chat(system=chosen.system, messages=messages_of(past, seen))
+            reply = chat.send(question.strip(), picture=new)
+            try:
+                output.answer(reply)
+            finally:
+                # What was written is remembered, even if its reader has left.
+                reply.close()
+                turn = turn_of(reply, opened, question.strip(), new, system=chosen.system)
+                after = {"chat": past[-1].chat, "after": past[-1].id} if past else {}
+                history.record(turn, **after)
             if stats:
                 output.stats(reply.usage, reply.seed)
                 output.opened(opened.options)
             if reply.finish_reason in _CUT_SHORT:
                 output.note(_CUT_SHORT[reply.finish_reason])
         # Closing the model keeps the picture for next time, which can fail.
-        for note in opened.notes[len(said) :]:
+        for note in (*history.notes, *opened.notes[len(said) :]):
             output.note(note)
         if reply.finish_reason == "stopped":
             raise typer.Exit(130)
+
+
+def _arguments(picture: str | None, question: str | None, go_on: bool) -> tuple[str | None, str]:
+    """Tell the two apart: the one argument that goes on with a chat is the question."""
+    if picture is None:
+        raise UsageError("usage", f"Missing argument '{'QUESTION' if go_on else 'PICTURE'}'.")
+    if go_on and question is None:
+        question, picture = picture, None
+        if Path(question).is_file():
+            hint = f'llava ask -c {shlex.quote(question)} "…"'
+            raise UsageError(question, "that is a file, and with -c one argument is the question", hint=hint)
+    if picture == question == "-":
+        raise UsageError("stdin", "it cannot be both the picture and the question")
+    return picture, settings.DEFAULT_QUESTION if question is None else question
+
+
+def _last_turns(history: History) -> list[Turn]:
+    last = history.last_chat()
+    turns = history.turns(last.id) if last else []
+    if not turns:
+        raise UsageError("--continue", "the log knows no chat to go on with", hint='begin one: llava ask photo.jpg "…"')
+    return turns
 
 
 _CUT_SHORT = {

@@ -79,7 +79,7 @@ def _tune(fitted: Fit, asked: LoadOptions, output: Output) -> None:
     engine_log.silence()
     path = find_weights(fitted.spec).model
     tries = tuning.candidates(fitted, asked)
-    trials = tuning.measure(path, tries, lambda number, _: output.stage(f"trying {number} of {len(tries)}", 0))
+    trials = tuning.measure(path, tries, lambda number, count: output.busy(f"trying way {number} of {count}"))
     output.end_stage()
     for trial in trials:
         output.note(

@@ -38,7 +38,7 @@ def check_fidelity(
     rows = [
         ("projector", f"{projector.name} ({verdict.storage}{used})"),
         ("picture tokens", str(verdict.tokens)),
-        ("cosine of the worst token", f"{verdict.cosine:.6f}"),
+        ("cosine of the worst token", f"{verdict.cosine:.7f}"),
         ("needed", f"{verdict.needed}"),
         ("verdict", "faithful" if verdict.is_faithful else "not faithful"),
     ]

@@ -16,8 +16,8 @@ from llava_cli.render import Output, in_bytes
 def models(as_json: options.Json = False) -> None:
     """Show which models there are, what they need, and which are on this computer.
 
-    Sizes are those of the quant on disk, or else of the one that fits this computer. In a pipe: the same with tabs
-    between, sizes in bytes.
+    Sizes are those of the quant on disk, or else of the one that fits this computer; llava show NAME has the others.
+    In a pipe: the same with tabs between, sizes in bytes.
     """
     from llava_cli import inventory, model_facts, registry
 
@@ -31,10 +31,12 @@ def models(as_json: options.Json = False) -> None:
             about = [{**model_facts.facts(*row), "default": row[0].spec.name == default} for row in rows]
             output.write(json.dumps(about, indent=2) + "\n")
             return
-        table = (model_facts.row(*row) for row in rows)
-        output.table(model_facts.TITLES, table, (str, str, str, _size, str, str, str, str))
+        table = [model_facts.row(*row) for row in rows]
         if output.rich:
-            output.note(f"{default} is asked when no model is named; llava use NAME changes that")
+            table = [tuple("?" if value == model_facts.UNKNOWN else value for value in row) for row in table]
+        output.table(model_facts.TITLES, table, (str, str, _size, str, str, str, str))
+        if output.rich:
+            output.note(f"default: {default} (llava use NAME changes it); ?: not published")
 
 
 def show(

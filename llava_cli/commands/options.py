@@ -58,6 +58,11 @@ TopP = Annotated[
     ),
 ]
 
+GoOn = Annotated[
+    bool, typer.Option("--continue", "-c", help="Go on with the last chat: its picture, its model, what was said.")
+]
+Log = Annotated[bool | None, typer.Option("--log/--no-log", help="Write it down in the log.", show_default="--log")]
+
 Stats = Annotated[bool, typer.Option("--stats", help="Print one line of numbers to stderr.")]
 Plain = Annotated[bool, typer.Option("--plain", help="No Markdown, colours or moving lines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No stages and notes on stderr.")]

@@ -1,4 +1,4 @@
-"""Facts about opening a model, and about Ctrl-C wherever it comes."""
+"""Facts about loading a model, and about Ctrl-C wherever it comes."""
 
 import ctypes
 import os
@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from llava_cli import LoadOptions, load, opening
+from llava_cli import LoadOptions, load, loading
 from llava_cli.errors import Stopped
 from llava_cli.handler import LlavaChatHandler
 from llava_cli.vision import Tower
@@ -36,13 +36,13 @@ def at_the_tower(monkeypatch):
 
 
 def test_ctrl_c_while_loading_is_a_keyboard_interrupt_and_loading_again_works(tiny_pair, monkeypatch):
-    read = opening.read_ahead
+    read = loading.read_ahead
 
     def interrupted(path, stopped):
         ctrl_c()
         read(path, stopped)
 
-    monkeypatch.setattr(opening, "read_ahead", interrupted)
+    monkeypatch.setattr(loading, "read_ahead", interrupted)
     with pytest.raises(KeyboardInterrupt):
         opened(tiny_pair)
     monkeypatch.undo()
@@ -61,7 +61,7 @@ def test_ctrl_c_inside_llama_cpp_ends_the_loading(tiny_pair, monkeypatch):
 
 
 def test_a_stop_from_another_thread_ends_the_loading(tiny_pair, monkeypatch):
-    monkeypatch.setattr(opening, "read_ahead", lambda _path, stopped: stopped.set())
+    monkeypatch.setattr(loading, "read_ahead", lambda _path, stopped: stopped.set())
     caught = []
 
     def work():
@@ -126,15 +126,15 @@ def test_a_tower_that_is_told_to_stop_is_not_opened(tiny_pair):
 
 def test_what_is_not_in_memory_is_read_before_llama_cpp_maps_it(tmp_path):
     path = tmp_path / "file"
-    path.write_bytes(os.urandom(3 * opening._CHUNK))
+    path.write_bytes(os.urandom(3 * loading._CHUNK))
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        cold = list(opening._missing(file.fileno(), path.stat().st_size))
-    opening.read_ahead(path, threading.Event())
+        cold = list(loading._missing(file.fileno(), path.stat().st_size))
+    loading.read_ahead(path, threading.Event())
     with path.open("rb") as file:
-        assert [] == list(opening._missing(file.fileno(), path.stat().st_size))
-    assert set(cold) <= {0, opening._CHUNK, 2 * opening._CHUNK}
+        assert [] == list(loading._missing(file.fileno(), path.stat().st_size))
+    assert set(cold) <= {0, loading._CHUNK, 2 * loading._CHUNK}
 
 
 def test_reading_ahead_ends_when_it_is_told_to(tmp_path, monkeypatch):
@@ -148,8 +148,8 @@ def test_reading_ahead_ends_when_it_is_told_to(tmp_path, monkeypatch):
             stopped.set()
             yield start
 
-    monkeypatch.setattr(opening, "_missing", missing)
-    opening.read_ahead(path, stopped)
+    monkeypatch.setattr(loading, "_missing", missing)
+    loading.read_ahead(path, stopped)
     assert [0] == asked
 
 

@@ -1,0 +1,137 @@
+"""What the log knows of a question and its answer, and what a model needs to go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_cli import __version__
+from llava_cli.pictures import Picture, RememberedPicture
+
+if TYPE_CHECKING:
+    from llava_cli.model import Model
+    from llava_cli.reply import Reply
+    from llava_cli.settings import Detail
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer, and all it takes to ask it again."""
+
+    time: float
+    """When it was asked, seconds since the epoch."""
+    question: str
+    answer: str
+    finish_reason: str
+    system: str | None
+    model: str
+    own_files: bool
+    """Whether the model was a pair of files the user named, and no name of the registry."""
+    model_path: str
+    projector_path: str
+    model_bytes: int
+    projector_bytes: int
+    program: str
+    """Which llava on which llama-cpp-python."""
+    layout: str
+    seed: int
+    parameters: Mapping[str, Any]
+    """The fields of `Sampling` and `LoadOptions` it was answered with, by name."""
+    usage: Mapping[str, Any]
+    """The fields of `Usage`."""
+    pictures: tuple[RememberedPicture, ...] = ()
+    """The pictures that were new in this turn."""
+    thumbnails: Mapping[str, bytes] | None = None
+    """JPEGs by the hash of the picture, to be recorded; a turn that was read from the log has none."""
+    id: int = 0
+    chat: int = 0
+    before: int | None = None
+    """The turn it followed."""
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `load` that open the same model."""
+        if not self.own_files:
+            return {"name": self.model}
+        return {
+            "model_path": self.model_path, "projector_path": self.projector_path, "prompt_layout": self.layout,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PastChat:
+    """A chat in the log."""
+
+    id: int
+    name: str | None
+    question: str
+    """The first that was asked in it."""
+    length: int
+    """How many turns were recorded in it."""
+    used: float
+    """When the newest of them was asked."""
+
+
+def turn_of(
+    reply: Reply,
+    model: Model,
+    question: str,
+    pictures: Sequence[Picture | RememberedPicture] = (),
+    *,
+    system: str | None = None,
+) -> Turn:
+    """Write down a reply that has ended; `pictures` are those that were sent with this question."""
+    import llama_cpp
+
+    spec, weights = model.spec, model.weights
+    projector = spec.local[1] if spec.local else weights.projector
+    # A name that is published in several quants does not say by itself which of them answered.
+    name = f"{spec.name}:{spec.quant}" if len(spec.quants) > 1 else spec.name
+    return Turn(
+        time=reply.asked_at,
+        question=question,
+        answer=reply.so_far,
+        finish_reason=reply.finish_reason,
+        system=system,
+        model=name,
+        own_files=spec.local is not None,
+        model_path=str(weights.model.absolute()),
+        projector_path=str(projector.absolute()),
+        model_bytes=_size(weights.model),
+        projector_bytes=_size(projector),
+        program=f"llava {__version__}, llama-cpp-python {llama_cpp.__version__}",
+        layout=spec.layout,
+        seed=reply.seed,
+        parameters={**vars(model.options), **vars(reply.sampling), "seed": reply.seed},
+        usage=vars(reply.usage),
+        pictures=tuple(_as_seen(one, model.options.detail) for one in pictures),
+        thumbnails={one.sha256: one.thumbnail() for one in pictures if isinstance(one, Picture)},
+    )
+
+
+def messages_of(turns: Iterable[Turn], pictures: Iterable[Picture] = ()) -> list[dict[str, Any]]:
+    """Return `turns` as `Model.chat` takes them; `pictures`, opened again, stand in for the remembered ones."""
+    known = {picture.sha256: picture for picture in pictures}
+    messages: list[dict[str, Any]] = []
+    for turn in turns:
+        shown = [
+            {"type": "picture", "picture": replace(known.get(one.sha256, one), detail=one.detail)}
+            for one in turn.pictures
+        ]
+        messages.append({"role": "user", "content": [*shown, {"type": "text", "text": turn.question}]})
+        messages.append({"role": "assistant", "content": turn.answer})
+    return messages
+
+
+def _as_seen(picture: Picture | RememberedPicture, detail: Detail) -> RememberedPicture:
+    remembered = picture.remembered() if isinstance(picture, Picture) else picture
+    return replace(remembered, detail=picture.detail or detail)
+
+
+def _size(path: Path) -> int:
+    # It may have been removed since it was opened; that must not cost an answer.
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
