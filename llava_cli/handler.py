@@ -32,6 +32,7 @@ from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_un
 from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.prefix_cache import PrefixCache, Shelf
 from llava_cli.prompts import Message, find_layout
+from llava_cli.rates import Amount, Rates
 from llava_cli.settings import Detail, LoadOptions, cache_dir, require_detail
 from llava_cli.timeline import Cell, KvCache, PictureCell, cells_of, up_to_first_picture
 from llava_cli.vision import Tower, TowerFacts, View
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-StageListener = Callable[[str, int], None]
-"""Hears what begins: `looking` (0), `reading` (cells to read), `writing` (0), `keeping` (0)."""
+StageListener = Callable[[str, Amount], None]
+"""Hears what begins: `looking`, `reading` (cells to read), `writing`, `keeping`; with the seconds it should take."""
 
 _EMBEDDINGS_KEPT = 4
 """Pictures whose embeddings stay in memory, 9 MB each on a 7B model, up to 48 MB if it is a LLaVA-1.6: enough to go
@@ -96,6 +97,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self.stopped = threading.Event()
         """Set by `stop`, and by Ctrl-C in the middle of llama.cpp; the next question clears it."""
         self.reading = Reading()
+        self.rates: Rates | None = None
+        """Learns how long things take, if there is one."""
         self._projector = projector
         self.facts = TowerFacts.read(projector)
         self._embeddings: OrderedDict[View, NDArray[np.float32]] = OrderedDict()
@@ -235,6 +238,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                 self.keep()
         finally:
             self._llama = self._shelf = None
+            if self.rates is not None:
+                self.rates.save()
 
     def _read(self, messages: list[Message]) -> list[int]:
         """Bring the KV cache up to the prompt of `messages`; return it as `Llama.input_ids` shows it."""
@@ -248,10 +253,12 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._names.update((p.sha256, p.name) for p in pictures.values())
         held = set(self._cache.cells())
         self._look([p for view, p in pictures.items() if PictureCell(view, 0) not in held])
-        self._tell("reading", len(timeline))
+        self._tell("reading", len(timeline) - self._cache.shared(timeline))
         start = time.monotonic()
         self._evaluate(timeline, pictures)
-        self.reading.read_seconds += time.monotonic() - start
+        seconds = time.monotonic() - start
+        self.reading.read_seconds += seconds
+        self._learn("reading", self.reading.new, seconds)
         ids: list[int] = llama.input_ids[: llama.n_tokens].tolist()
         return ids
 
@@ -323,7 +330,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                 self._embeddings.move_to_end(view)
         missing = {view: _with_pixels(picture) for view, picture in views.items() if view not in self._embeddings}
         if missing:
-            self._tell("looking", 0)
+            self._tell("looking", 0, each=sum(view.tokens for view in missing))
             start = time.monotonic()
             for view, rows in self._encode(missing):
                 self._embeddings[view] = rows
@@ -346,9 +353,11 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         if self.stopped.is_set():
             raise Stopped("picture", "stopped while looking at it")
         if rest:
+            start = time.monotonic()
             with Tower(self._projector, self._llama, self.stopped) as tower:
                 for view in rest:
                     yield view, tower.encode(pictures[view], view.detail)
+            self._learn("looking", sum(view.tokens for view in rest), time.monotonic() - start)
 
     def _encode_ahead(self, picture: Picture, detail: Detail, stopped: threading.Event) -> NDArray[np.float32]:
         with Tower(self._projector, self._llama, stopped) as tower:
@@ -403,9 +412,15 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             self.stopped.set()
             return True
 
-    def _tell(self, stage: str, amount: int) -> None:
+    def _tell(self, stage: str, amount: int, *, each: int = 0) -> None:
+        """Say what begins, with the cells there are to read, or how many of something else."""
         if self.on_stage is not None:
-            self.on_stage(stage, amount)
+            seconds = self.rates.expected(stage, each or amount) if self.rates is not None else 0.0
+            self.on_stage(stage, Amount(amount, seconds))
+
+    def _learn(self, stage: str, amount: int, seconds: float) -> None:
+        if self.rates is not None:
+            self.rates.learn(stage, amount, seconds)
 
 
 def _with_pixels(picture: Picture | RememberedPicture) -> Picture:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_cli import hub_cache, registry
-from llava_cli.errors import ModelMissing
+from llava_cli.errors import ModelMissing, UsageError
 from llava_cli.registry import FileSpec, ModelSpec
 from llava_cli.weights import find_weights
 
@@ -72,6 +72,18 @@ def choose(name: str) -> Holding:
     """
     spec = registry.find(name)
     return look_up(spec) if ":" in name else choose_quant(all_quants(spec), spec.quant)
+
+
+def spec_of(name: str, model_path: Path | None, projector_path: Path | None, layout: str | None) -> ModelSpec:
+    """Return the spec of the pair of files if they are given, else of the model called `name`.
+
+    Raise `UsageError` for half a pair, `ModelMissing` if there is no such model.
+    """
+    if (model_path is None) != (projector_path is None):
+        raise UsageError("model files", "a model needs its projector: give both paths or neither")
+    if model_path is not None and projector_path is not None:
+        return registry.from_files(model_path, projector_path, layout)
+    return choose(name).spec
 
 
 def choose_quant(quants: tuple[Holding, ...], default: str) -> Holding:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_cli import engine_log, inventory, registry
+from llava_cli import engine_log, inventory
 from llava_cli.chat import Chat, PictureSource, opened
-from llava_cli.errors import EngineFailed, ModelUnusable, UsageError
+from llava_cli.fitting import require_fit
 from llava_cli.openai_shapes import read_messages
 from llava_cli.pictures import Picture
+from llava_cli.rates import Amount, Rates
+from llava_cli.registry import ModelSpec
 from llava_cli.reply import Reply
 from llava_cli.settings import DEFAULT_MODEL, DEFAULT_QUESTION, LoadOptions, Sampling
 from llava_cli.weights import Weights, open_weights
-from llava_cli.zero_pages import zero_pages_given_back
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,23 +43,18 @@ def load(
     """Open the model called `name`, or the pair of files given, and return it ready to answer.
 
     Of files given, `prompt_layout` says how the model was trained to be asked; None lets the file tell, if it can.
-    Raise `ModelMissing` when it is unknown or not on disk, `ModelUnusable` when a file is wrong, and
-    `EngineFailed` when llama.cpp refuses it. `on_stage` hears `loading`, `looking`, `reading`, `writing` and `keeping`.
+    Raise `ModelMissing` when it is unknown or not on disk, `ModelUnusable` when a file is wrong, `NotEnoughRoom`
+    when it does not fit into memory, and `EngineFailed` when llama.cpp refuses it. `on_stage` hears `loading`,
+    `looking`, `reading`, `writing` and `keeping`, each with an `Amount`: cells to read, and its `seconds`.
     With `cache`, a picture is read once in its life: what was read is kept on disk (`options.cache_size`), or in
     the `PrefixCache` that is given.
     """
-    if (model_path is None) != (projector_path is None):
-        raise UsageError("model files", "a model needs its projector: give both paths or neither")
-    if model_path is not None and projector_path is not None:
-        spec = registry.from_files(Path(model_path), Path(projector_path), prompt_layout)
-    else:
-        spec = inventory.choose(name).spec
+    own, its_projector = (None if path is None else Path(path) for path in (model_path, projector_path))
+    spec = inventory.spec_of(name, own, its_projector, prompt_layout)
     options = options or LoadOptions()
     weights = open_weights(spec, projector_quant=options.projector_quant)
-    spec = replace(spec, layout=weights.layout)
-    if on_stage is not None:
-        on_stage("loading", 0)
-    return Model(spec, weights, options, sampling or Sampling(), on_stage, cache)
+    chosen = require_fit(spec, weights, options)
+    return Model(replace(spec, layout=weights.layout), weights, chosen, sampling or Sampling(), on_stage, cache)
 
 
 class Model:
@@ -65,7 +62,7 @@ class Model:
 
     def __init__(
         self,
-        spec: registry.ModelSpec,
+        spec: ModelSpec,
         weights: Weights,
         options: LoadOptions,
         sampling: Sampling,
@@ -73,12 +70,14 @@ class Model:
         cache: bool | PrefixCache,
     ) -> None:
         from llava_cli.handler import LlavaChatHandler
+        from llava_cli.loading import open_llama
         from llava_cli.prefix_cache import PrefixCache
 
         engine_log.silence()
         self.spec = spec
         self.weights = weights
         self.options = options
+        """How it was opened, every choice made."""
         self.sampling = sampling
         self._notes = weights.notes
         if isinstance(cache, bool):
@@ -89,8 +88,13 @@ class Model:
         self._handler: LlavaChatHandler = LlavaChatHandler(
             weights.projector, layout=spec.layout, detail=options.detail, on_stage=on_stage, cache=self._disk
         )
-        self._llama = _open_llama(weights.model, options, self._handler)
+        rates = self._handler.rates = Rates(weights.model, weights.projector, options)
+        if on_stage is not None:
+            on_stage("loading", Amount(0, rates.expected("loading")))
+        start = time.monotonic()
+        self._llama = open_llama(weights.model, options, self._handler.stopped, self._handler)
         self._resources.callback(self._llama.close)
+        rates.learn("loading", 1, time.monotonic() - start)
 
     def __enter__(self) -> Model:
         return self
@@ -166,54 +170,3 @@ class Model:
     def reply(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling, on_end: Callable[[str], None]) -> Reply:
         """Answer `messages`, or go on with the answer they end with; `on_end` hears the whole text."""
         return Reply(self._llama, self._handler, messages, sampling, on_end)
-
-
-def _open_llama(path: Path, options: LoadOptions, handler: LlavaChatHandler) -> Any:
-    """Open llama.cpp on the model file by `options`."""
-    import jinja2
-    import llama_cpp
-    from llama_cpp import llama_cpp as c
-
-    threads, window = options.threads or physical_cores(), handler.facts.window(options)
-    standard = c.llama_model_default_params
-
-    def without_repacking() -> Any:
-        params = standard()
-        params.use_extra_bufts = options.repack
-        return params
-
-    # `Llama` has no argument for it, but asks this function while it is built.
-    c.llama_model_default_params = without_repacking
-    try:
-        with zero_pages_given_back():
-            return llama_cpp.Llama(
-                model_path=str(path),
-                n_ctx=window,
-                n_batch=options.ubatch,
-                n_ubatch=options.ubatch,
-                n_threads=threads,
-                n_threads_batch=threads,
-                flash_attn=options.flash_attention,
-                chat_handler=handler,
-                verbose=False,
-            )
-    except ValueError as error:
-        complaint = engine_log.last_complaint() or str(error)
-        if "context" in str(error):
-            raise EngineFailed(path.name, f"llama.cpp cannot make a context of {window} ({complaint})") from error
-        raise ModelUnusable(path.name, f"llama.cpp cannot open it ({complaint})") from error
-    except jinja2.TemplateError as error:
-        # `Llama` compiles the file's chat template, although our handler never uses it.
-        raise ModelUnusable(path.name, f"its chat template is broken ({error})") from error
-    finally:
-        c.llama_model_default_params = standard
-
-
-def physical_cores() -> int:
-    """Count the physical cores this process may run on; hyper-threads only slow llama.cpp down."""
-    try:
-        allowed = os.sched_getaffinity(0)
-        siblings = {Path(f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list").read_text() for n in allowed}
-    except (AttributeError, OSError):
-        return max(1, os.cpu_count() or 1)
-    return max(1, len(siblings))

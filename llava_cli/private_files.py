@@ -6,12 +6,14 @@ import contextlib
 import errno
 import fcntl
 import io
+import json
 import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def make_directory(directory: Path) -> None:
@@ -92,6 +94,33 @@ def only_writer(part: Path) -> Iterator[io.BufferedWriter | None]:
         finally:
             if _is_at(file.fileno(), part):
                 part.unlink()
+
+
+def read_table(path: Path, longest: int = 1 << 16) -> dict[str, Any]:
+    """Return the JSON object in a small file that may hold anything; an empty one if it holds something else."""
+    try:
+        with open_own(path) as file:
+            table = json.loads(file.read(longest + 1))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def write_table(path: Path, table: Mapping[str, Any]) -> bool:
+    """Put a JSON object in the place of `path`, whole or not at all; False if that cannot be."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        make_directory(path.parent)
+        require_own(path.parent)
+        with only_writer(part) as file:
+            if file is None:
+                return False
+            file.write(json.dumps(table).encode())
+            file.flush()
+            part.replace(path)
+    except OSError:
+        return False
+    return True
 
 
 def replace_text(path: Path, text: str) -> None:

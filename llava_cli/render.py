@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from llava_cli.reply import Usage
+    from llava_cli.settings import LoadOptions
 
 _STAGES = {
     "loading": "loading the model",
@@ -166,7 +168,10 @@ class Output:
             self.stage(name, amount)
 
     def stage(self, name: str, amount: int) -> None:
-        """Say on a terminal what begins now; the line shows the time it takes and goes when it is done."""
+        """Say on a terminal what begins now; the line shows the time it takes and goes when it is done.
+
+        An `Amount` knows how long that should be.
+        """
         self.end_stage()
         if self._announces and name != "writing" and name not in self._announced:
             # A line that changes all the time is noise to a screen reader.
@@ -175,7 +180,7 @@ class Output:
         if not self.lively or (name == "writing" and self.rich):
             return
         text = _STAGES[name] + (f" ({amount} tokens)" if amount else "")
-        self._stage = _StageLine(text)
+        self._stage = _StageLine(text, getattr(amount, "seconds", 0.0))
 
     def busy(self, text: str) -> None:
         """Say on a terminal, in words of the caller, what takes long now; as `stage`."""
@@ -253,6 +258,25 @@ class Output:
             f" · prompt {usage.reused_cells} reused + {usage.new_cells} new · seed {seed}"
         )
 
+    def opened(self, options: LoadOptions) -> None:
+        """Print how the model was opened, in one line on stderr."""
+        _to_stderr(self.options_line(options))
+
+    @staticmethod
+    def options_line(options: LoadOptions) -> str:
+        """Write the choices a model is opened with in one line."""
+        return (
+            f"context {options.context} · kv {options.kv} · {options.threads} threads · batch {options.ubatch}"
+            f" · flash attention {'on' if options.flash_attention else 'off'}"
+            f" · repacking {'on' if options.repack else 'off'}"
+        )
+
+    def finding(self, error: LlavaError, *, stops: bool) -> None:
+        """Write one thing that is not as it should be to stdout, and what mends it."""
+        self.write(f"{'problem' if stops else 'note'}: {_one_line(error.what)}: {_one_line(error.why)}\n")
+        if error.hint:
+            self.write(f"  do: {_one_line(error.hint)}\n")
+
     def error(self, error: LlavaError) -> None:
         """Show an error: what and why in one line, the way out in a second."""
         self.end_stage()
@@ -268,6 +292,15 @@ def in_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def elapsed(seconds: float, expected: float = 0.0) -> str:
+    """Write how long something has taken, of how long it should take: `12 s of about 40 s`."""
+    if expected < 2:
+        return f"{seconds:.0f} s"
+    # No false precision, and no promise that has been broken already.
+    step = 1 if expected < 10 else 5 if expected < 60 else 10
+    return f"{seconds:.0f} s of about {max(step * round(expected / step), step * math.ceil(seconds / step))} s"
 
 
 def ago(seconds: float) -> str:
@@ -303,7 +336,7 @@ def _console(stream: TextIO, *, force_terminal: bool | None = None) -> Console:
 class _StageLine:
     """A spinner with the elapsed time on stderr."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, expected: float = 0.0) -> None:
         from rich.live import Live
         from rich.spinner import Spinner
         from rich.text import Text
@@ -314,7 +347,7 @@ class _StageLine:
 
         class Line(Spinner):
             def render(self, now: float) -> Any:
-                self.text = Text(f"{text}… {time.monotonic() - start:.0f} s", style="dim")
+                self.text = Text(f"{text}… {elapsed(time.monotonic() - start, expected)}", style="dim")
                 return super().render(now)
 
         self._live = Live(

@@ -36,6 +36,9 @@ def require_detail(detail: object) -> None:
         raise UsageError("detail", f"must be {' or '.join(get_args(Detail))}, not {detail!r}")
 
 
+Kv = Literal["f16", "q8_0"]
+
+
 class ByteSize(int):
     """A number of bytes, also written as 2 GiB, 500 MB or 1.5G."""
 
@@ -59,12 +62,17 @@ class LoadOptions:
     """How closely a LLaVA-1.6 looks at pictures that do not say: `low` is the overview alone. Others have one look."""
     threads: int = 0
     """CPU threads; 0 means one per physical core."""
-    ubatch: int = 640
-    """Cells evaluated in one go; a LLaVA-1.5 picture has 576, so it is one batch."""
-    flash_attention: bool = True
-    repack: bool = False
+    ubatch: int = 0
+    """Cells evaluated in one go; 0: enough for a whole picture, 640 for LLaVA-1.5 with its 576."""
+    flash_attention: bool | None = None
+    """A faster way to compute attention, in less memory. None: what is best here, which so far is on."""
+    repack: bool | None = None
     """Copy the weights into a CPU-friendly layout while loading. Off: mmap keeps loading at half a second,
-    and on x86 this llama.cpp reads prompts faster without it."""
+    and on x86 this llama.cpp reads prompts faster without it. None: what `policy.choose` finds best here."""
+    kv: Kv = "f16"
+    """How numbers stand in the context window; q8_0 takes half the memory, and writes more slowly."""
+    memory_check: bool = True
+    """Refuse a model that does not fit into memory, before anything is loaded."""
     projector_quant: str = "original"
     """How the projector's matrices are stored: `original`, or `q8_0`: half the memory, cosine 0.9993 at worst to
     the features of an f16 file (measured on the tiny models of the tests and on `shapes`)."""
@@ -76,8 +84,10 @@ class LoadOptions:
         _at_least("context", self.context, 64 if self.context else 0)
         require_detail(self.detail)
         _at_least("threads", self.threads, 0)
-        _at_least("ubatch", self.ubatch, 32)
+        _at_least("ubatch", self.ubatch, 32 if self.ubatch else 0)
         _at_least("cache size", self.cache_size, 0)
+        if self.kv not in get_args(Kv):
+            raise UsageError("kv", f"must be {' or '.join(get_args(Kv))}, not {self.kv!r}")
         if self.projector_quant not in PROJECTOR_QUANTS:
             why = f"must be {' or '.join(PROJECTOR_QUANTS)}, not {self.projector_quant}"
             raise UsageError("projector quant", why, hint="q8_0 takes half the memory")
@@ -148,7 +158,7 @@ class Settings:
 _TYPES: dict[str, type] = {
     "model": str, "system": str, "log": bool,
     "context": int, "detail": str, "threads": int, "ubatch": int, "flash_attention": bool, "repack": bool,
-    "projector_quant": str, "cache_size": ByteSize,
+    "kv": str, "memory_check": bool, "projector_quant": str, "cache_size": ByteSize,
     "temperature": float, "max_tokens": int, "seed": int,
     "top_p": float, "top_k": int, "min_p": float, "repeat_penalty": float,
     "preview": str, "keys": str,

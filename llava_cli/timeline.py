@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llava_cli.errors import EngineFailed
@@ -144,6 +144,10 @@ class KvCache:
             held.extend(ids[len(held) :])
         return held
 
+    def shared(self, timeline: Sequence[Cell]) -> int:
+        """Return with how many cells of `timeline` the cache begins."""
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.cells(), timeline, strict=False)))
+
     def sync(self, timeline: Sequence[Cell], embeddings: Callable[[View], NDArray[np.float32]]) -> tuple[int, int]:
         """Make the cache hold `timeline`, evaluating only what is new; return cells `(reused, new)`.
 
@@ -200,11 +204,7 @@ class KvCache:
         return True
 
     def _forget_all_but_prefix(self, timeline: Sequence[Cell]) -> int:
-        held = self.cells()
-        common = 0
-        limit = min(len(held), len(timeline) - 1)
-        while common < limit and held[common] == timeline[common]:
-            common += 1
+        common = min(self.shared(timeline), len(timeline) - 1)
         # A picture is one batch, now and later, so that answers do not depend on what was cached.
         while 0 < common < len(timeline) and isinstance(cell := timeline[common], PictureCell) and cell.row > 0:
             common -= 1

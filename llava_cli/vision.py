@@ -117,6 +117,10 @@ class TowerFacts:
         size = picture.width, picture.height
         return View(picture.sha256, detail, self.square_tokens if detail == "low" else self.tiling.token_count(size))
 
+    def most_tokens(self, detail: Detail) -> int:
+        """Return how many embeddings the largest picture gives."""
+        return self.square_tokens if self.tiling is None or detail == "low" else self.tiling.most_tokens
+
     def squares(self, picture: Picture, detail: Detail) -> list[bytes]:
         """Return the squares of RGB pixels that the tower gets of `picture`, that of the whole one first."""
         if self.tiling is None:
@@ -126,8 +130,7 @@ class TowerFacts:
 
     def window(self, options: LoadOptions) -> int:
         """Return how many cells the context window gets by `options`."""
-        largest = self.square_tokens if self.tiling is None or options.detail == "low" else self.tiling.most_tokens
-        wanted = options.context or -(-(largest + ROOM_FOR_WORDS) // 1024) * 1024
+        wanted = options.context or -(-(self.most_tokens(options.detail) + ROOM_FOR_WORDS) // 1024) * 1024
         # llama.cpp takes windows in such steps, but `Llama` keeps a list of as many tokens as it was told.
         return -(-wanted // 256) * 256
 
@@ -156,8 +159,12 @@ class Tower:
         params.n_threads = llama.n_threads_batch
         params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.cb_eval = self._watch
+        self._go_on = mtmd_cpp.mtmd_progress_callback(lambda _done, _data: not stopped.is_set())
+        params.progress_callback = self._go_on
         self._context = mtmd_cpp.mtmd_init_from_file(str(projector).encode(), llama.model, params)
         if not self._context:
+            if stopped.is_set():
+                raise Stopped("picture", "stopped while looking at it")
             raise EngineFailed(projector.name, f"llama.cpp cannot open this projector ({engine_log.last_complaint()})")
         self._resources.callback(mtmd_cpp.mtmd_free, self._context)
 

@@ -53,6 +53,11 @@ def ask(
     allow_truncated: options.AllowTruncated = False,
     context: options.Context = None,
     threads: options.Threads = None,
+    ubatch: options.Ubatch = None,
+    flash_attention: options.FlashAttention = None,
+    repack: options.Repack = None,
+    kv: options.KvType = None,
+    memory_check: options.MemoryCheck = None,
     cache: options.Cache = True,
 ) -> None:
     """Ask one question about one picture.
@@ -68,7 +73,9 @@ def ask(
     chosen = settings.resolve(
         {
             "model": model, "system": system, "temperature": temperature, "max_tokens": max_tokens,
-            "seed": seed, "top_p": top_p, "detail": detail, "context": context, "threads": threads, "log": log,
+            "seed": seed, "top_p": top_p, "detail": detail, "context": context, "threads": threads,
+            "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
+            "memory_check": memory_check, "log": log,
         }
     )  # fmt: skip
     with Output(plain=plain, quiet=quiet) as output:
@@ -118,6 +125,7 @@ def ask(
                 history.record(turn, **after)
             if stats:
                 output.stats(reply.usage, reply.seed)
+                output.opened(opened.options)
             if reply.finish_reason in _CUT_SHORT:
                 output.note(_CUT_SHORT[reply.finish_reason])
         # Closing the model keeps the picture for next time, which can fail.

@@ -52,6 +52,11 @@ def chat(
     detail: options.Detail = None,
     context: options.Context = None,
     threads: options.Threads = None,
+    ubatch: options.Ubatch = None,
+    flash_attention: options.FlashAttention = None,
+    repack: options.Repack = None,
+    kv: options.KvType = None,
+    memory_check: options.MemoryCheck = None,
     cache: options.Cache = True,
 ) -> None:
     """Chat about pictures; /help lists what can be done in it.
@@ -66,6 +71,8 @@ def chat(
         {
             "model": model, "system": system, "temperature": temperature, "max_tokens": max_tokens,
             "seed": seed, "top_p": top_p, "detail": detail, "context": context, "threads": threads,
+            "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
+            "memory_check": memory_check,
             "log": log, "preview": None if preview else "off",
         }
     )  # fmt: skip

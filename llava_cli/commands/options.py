@@ -105,6 +105,30 @@ Threads = Annotated[
     int | None,
     typer.Option(help="CPU threads.", show_default="one per physical core", rich_help_panel="Machine"),
 ]
+Ubatch = Annotated[
+    int | None,
+    typer.Option(help="Cells evaluated in one go.", show_default="a whole picture: 640", rich_help_panel="Machine"),
+]
+FlashAttention = Annotated[
+    bool | None,
+    typer.Option("--flash-attention/--no-flash-attention", help="Compute attention the faster way.",
+                 show_default="on", rich_help_panel="Machine"),
+]  # fmt: skip
+Repack = Annotated[
+    bool | None,
+    typer.Option("--repack/--no-repack", help="Copy the weights into a layout of this processor while loading.",
+                 show_default="where that is faster", rich_help_panel="Machine"),
+]  # fmt: skip
+KvType = Annotated[
+    str | None,
+    typer.Option("--kv", help="Numbers in the context window: f16, or q8_0 in half the memory.",
+                 show_default=_LOAD.kv, rich_help_panel="Machine"),
+]  # fmt: skip
+MemoryCheck = Annotated[
+    bool | None,
+    typer.Option("--memory-check/--no-memory-check", help="Refuse a model that does not fit into memory.",
+                 show_default="on", rich_help_panel="Machine"),
+]  # fmt: skip
 Cache = Annotated[
     bool,
     typer.Option(
