@@ -46,8 +46,8 @@ class Setting:
         """Return the call of llava."""
         return [
             sys.executable, "-m", "llava_cli", "ask", str(picture), question, "--model-path", str(self.model),
-            "--projector-path", str(self.projector), "-t", "0", "-n", str(tokens), "--threads", str(self.threads),
-            "--stats", *options,
+            "--projector-path", str(self.projector), "--prompt-layout", "llava_v1", "-t", "0", "-n", str(tokens),
+            "--threads", str(self.threads), "--stats", *options,
         ]  # fmt: skip
 
     def ask_twice(self, program: str, picture: Path) -> list[str]:
