@@ -75,13 +75,6 @@ def picture(directory: Path, number: int) -> Path:
     return path
 
 
-def mtmd_cli_speed(stderr: str) -> float:
-    """Return the tokens per second that llama-mtmd-cli wrote, by its own account; 0 if it says nothing."""
-    lines = (line for line in stderr.splitlines() if "eval time" in line and "prompt eval time" not in line)
-    found = re.search(r"([\d.]+) tokens per second", next(lines, ""))
-    return float(found[1]) if found else 0.0
-
-
 def llama_bench_speed(stdout: str) -> float:
     """Return the tokens per second in llama-bench's JSON."""
     return float(json.loads(stdout)[0]["avg_ts"])
