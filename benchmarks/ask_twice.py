@@ -61,7 +61,9 @@ def llava(model: Path, projector: Path, picture: Path, threads: int) -> dict[str
     from llava_cli import LoadOptions, load
 
     options = LoadOptions(threads=threads)
-    with load(model_path=model, projector_path=projector, options=options, cache=False) as opened:
+    with load(
+        model_path=model, projector_path=projector, prompt_layout="llava_v1", options=options, cache=False
+    ) as opened:
         chat = opened.chat()
 
         def send(question: str) -> Iterator[str]:

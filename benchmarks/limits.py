@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -32,8 +33,9 @@ def within_limits(setting: Setting) -> list[str]:
 
 def sentence(run: Run) -> str:
     """Say how a limited run ended."""
+    said = re.sub(r" /sys/fs/cgroup\S*", "", " ".join(run.stderr.split()))
     if run.code == 0:
         return f"answered; first token after {run.first_word:.1f} s, the files read from disk"
     if run.code == _NOT_ENOUGH:
-        return f"refused in {run.seconds:.2f} s: " + " ".join(run.stderr.split())
-    return f"**failed** with {run.code} after {run.seconds:.1f} s: " + " ".join(run.stderr.split())[-300:]
+        return f"refused in {run.seconds:.2f} s: {said}"
+    return f"**failed** with {run.code} after {run.seconds:.1f} s: {said[-300:]}"

@@ -46,8 +46,8 @@ class Setting:
         """Return the call of llava."""
         return [
             sys.executable, "-m", "llava_cli", "ask", str(picture), question, "--model-path", str(self.model),
-            "--projector-path", str(self.projector), "-t", "0", "-n", str(tokens), "--threads", str(self.threads),
-            "--stats", *options,
+            "--projector-path", str(self.projector), "--prompt-layout", "llava_v1", "-t", "0", "-n", str(tokens),
+            "--threads", str(self.threads), "--stats", *options,
         ]  # fmt: skip
 
     def ask_twice(self, program: str, picture: Path) -> list[str]:
@@ -73,13 +73,6 @@ def picture(directory: Path, number: int) -> Path:
     image.putpixel((number, 0), (255, 255, 255))
     image.save(path)
     return path
-
-
-def mtmd_cli_speed(stderr: str) -> float:
-    """Return the tokens per second that llama-mtmd-cli wrote, by its own account; 0 if it says nothing."""
-    lines = (line for line in stderr.splitlines() if "eval time" in line and "prompt eval time" not in line)
-    found = re.search(r"([\d.]+) tokens per second", next(lines, ""))
-    return float(found[1]) if found else 0.0
 
 
 def llama_bench_speed(stdout: str) -> float:

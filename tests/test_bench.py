@@ -16,13 +16,13 @@ from tests.questions import GREEDY, kept
 SMALL = LoadOptions(context=512, threads=1)
 
 
-def measured(pair, on_stage=None, max_tokens=4):
-    def open_model(cache):
-        return load(
-            model_path=pair[0], projector_path=pair[1], options=SMALL, sampling=GREEDY, on_stage=on_stage, cache=cache
-        )
+def opened(pair, cache, on_stage=None):
+    files = {"model_path": pair[0], "projector_path": pair[1], "prompt_layout": "llava_v1"}
+    return load(**files, options=SMALL, sampling=GREEDY, on_stage=on_stage, cache=cache)
 
-    return measure(open_model, max_tokens)
+
+def measured(pair, on_stage=None):
+    return measure(lambda cache: opened(pair, cache, on_stage), 4)
 
 
 def test_in_a_pipe_it_prints_names_and_numbers(tiny_pair):

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.make_random_llava import Shape, q4_k, q6_k, tensors_of, vocabulary
-from benchmarks.programs import Stats, llama_bench_speed, llava_stats, mtmd_cli_speed
+from benchmarks.programs import Stats, llama_bench_speed, llava_stats
 from benchmarks.watch import anonymous_bytes, watch
 
 KINDS = gguf.GGMLQuantizationType
@@ -32,16 +32,6 @@ def test_the_full_size_model_is_as_large_as_the_published_one():
 def test_the_vocabulary_has_32000_different_tokens():
     tokens = [text for text, _, _ in vocabulary()]
     assert (32000, 32000) == (len(tokens), len(set(tokens)))
-
-
-MTMD_CLI = """\
-prompt eval time =   18411.48 ms /   625 tokens (   29.46 ms per token,    33.95 tokens per second)
-       eval time =    2837.10 ms /    15 runs   (  189.14 ms per token,     5.29 tokens per second)
-"""
-
-
-def test_the_speed_of_llama_mtmd_cli_is_that_of_writing():
-    assert (5.29, 0) == (mtmd_cli_speed(MTMD_CLI), mtmd_cli_speed("nothing"))
 
 
 def test_the_speed_of_llama_bench_is_read_from_its_json():
