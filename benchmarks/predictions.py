@@ -34,9 +34,8 @@ def predictions(models: Sequence[Path], threads: int) -> list[str]:
 
 def predicted(setting: Setting, context: int, kv: str) -> int:
     """Return the peak that `llava doctor` tells of, in bytes."""
-    from llava_cli.fitting import fit
-
     from llava_cli import LoadOptions, registry
+    from llava_cli.fitting import fit
     from llava_cli.weights import open_weights
 
     spec = registry.from_files(setting.model, setting.projector, "llava_v1")
