@@ -23,7 +23,7 @@ _PROGRAM = 60_000_000
 """Python, the libraries and what they keep to themselves, measured after an answer."""
 _PER_TOKEN, _PER_MERGE = 240, 130
 """Bytes that llama.cpp's vocabulary takes for each, measured with 32,000 and 128,256 tokens."""
-_LIBRARIES = 520_000_000
+_LIBRARIES = 360_000_000
 """Addresses that libraries, thread stacks and the heaps of threads reserve and hardly touch."""
 _FIRST_WORDS = 300
 """Cells of a usual question and its answer."""
