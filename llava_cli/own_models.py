@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from llava_cli.errors import UsageError
-from llava_cli.private_files import make_directory
+from llava_cli.private_files import replace_text
 from llava_cli.registry import FileSpec, ModelSpec, user_file
 
 
@@ -29,7 +27,7 @@ def save(spec: ModelSpec) -> Path:
         # Cutting text is only right if reading it says so.
         if tomllib.loads(after)["model"] != [*others, *tomllib.loads(entry)["model"]]:
             raise UsageError(str(path), "nothing can be added to it", hint=f"write it yourself:\n{entry}")
-        _replace(path, after)
+        replace_text(path, after)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(str(path), f"the list of your own models cannot be changed ({error})", hint="") from error
     return path
@@ -92,18 +90,3 @@ def _lines(rows: dict[str, Any]) -> str:
     # A string of JSON is one of TOML, but for DEL, and but for surrogates where all is kept to ASCII.
     written = {key: json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") for key, value in rows.items()}
     return "".join(f"{key} = {text}\n" for key, text in written.items() if rows[key] is not None)
-
-
-def _replace(path: Path, text: str) -> None:
-    make_directory(path.parent)
-    # The list may be a link to where its owner keeps such files.
-    target = path.resolve()
-    descriptor, part = tempfile.mkstemp(prefix=".models.", dir=target.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(part).replace(target)
-    finally:
-        Path(part).unlink(missing_ok=True)

@@ -13,9 +13,10 @@ import typer
 from llava_cli import settings
 from llava_cli.commands import options
 from llava_cli.commands.pull import offer
-from llava_cli.commands.streams import ctrl_c_stops, read_stdin
+from llava_cli.commands.streams import read_stdin
 from llava_cli.errors import UsageError
 from llava_cli.render import Output
+from llava_cli.stopping import ctrl_c_stops
 
 if TYPE_CHECKING:
     from llava_cli.history import History, Turn

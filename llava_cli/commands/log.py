@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,9 +15,9 @@ import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
-from llava_cli.commands.streams import ctrl_c_stops
 from llava_cli.errors import UsageError
 from llava_cli.render import Output
+from llava_cli.stopping import ctrl_c_stops
 
 if TYPE_CHECKING:
     from llava_cli.history import History, Turn
@@ -99,10 +98,11 @@ def rm(
         for number in numbers or []:
             history.turn(number)
         if not yes:
-            if not (sys.stdin is not None and sys.stdin.isatty()):
-                raise UsageError("log rm", "it asks before it removes, and there is nobody to ask", hint="add --yes")
             what = "the whole log" if everything else f"{len(set(numbers or []))} of its turns"
-            if not typer.confirm(f"Remove {what}, for good?", err=True):
+            agreed = output.confirm(f"Remove {what}, for good?", default=False)
+            if agreed is None:
+                raise UsageError("log rm", "it asks before it removes, and there is nobody to ask", hint="add --yes")
+            if not agreed:
                 raise typer.Exit(130)
         output.write(f"removed {history.remove(None if everything else numbers)}\n")
 

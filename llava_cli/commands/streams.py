@@ -1,13 +1,10 @@
-"""What comes into a command beside its arguments: stdin, and Ctrl-C."""
+"""What comes into a command beside its arguments."""
 
 from __future__ import annotations
 
 import sys
 
 from llava_cli.errors import UsageError
-from llava_cli.stopping import ctrl_c_stops
-
-__all__ = ["ctrl_c_stops", "read_stdin"]
 
 
 def read_stdin(what: str) -> bytes:
