@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llava_cli.choices import Choice
-from llava_cli.errors import AnswerUnfit
+from llava_cli.errors import AnswerUnfit, Stopped
 from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import Sampling
 
@@ -96,6 +96,12 @@ class Reply:
         return self._text
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """Return all that shaped this answer and not others of the same model: what it takes to ask again."""
+        held = {} if self.schema is None else {"schema": self.schema.schema}
+        return {**vars(self.sampling), "seed": self.seed, **held}
+
+    @property
     def parsed(self) -> Any:
         """Return what the answer says as Python objects, waiting for it; raise `AnswerUnfit` if it is cut or not valid.
 
@@ -104,6 +110,8 @@ class Reply:
         text = self.text
         if self.schema is None:
             return text
+        if self.finish_reason == "stopped":
+            raise Stopped("answer", "it was stopped before it satisfied the schema")
         if self.finish_reason != "stop":
             raise AnswerUnfit("answer", _CUT[self.finish_reason], hint=_MORE.get(self.finish_reason, ""))
         return self.schema.check(text)
@@ -145,7 +153,6 @@ class Decision:
     choices: tuple[Choice, ...]
     """In the order in which they were given."""
     usage: Usage
-    sampling: Sampling
     asked_at: float
     """When it was asked for, seconds since the epoch."""
     finish_reason: str = "stop"
@@ -153,12 +160,17 @@ class Decision:
     """Nothing is drawn."""
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """Return what it takes to ask again."""
+        return {"choices": [choice.text for choice in self.choices]}
+
+    @property
     def best(self) -> Choice:
         """Return the most probable choice, of equals the first."""
         return max(self.choices, key=lambda choice: choice.probability)
 
     @property
-    def so_far(self) -> str:
+    def text(self) -> str:
         """Return the text of the best choice."""
         return self.best.text
 
@@ -181,7 +193,6 @@ def usage_of(reading: Reading, first_token_seconds: float, write_seconds: float)
 
 _CUT = {
     "length": "it was cut at its longest length, before it satisfied the schema",
-    "context": "the context is full, before it satisfied the schema",
-    "stopped": "it was stopped, before it satisfied the schema",
+    "context": "the context was full before it satisfied the schema",
 }
 _MORE = {"length": "-n allows more tokens", "context": "--context makes it larger"}

@@ -101,7 +101,12 @@ class _Writer:
             return "value"
         if "enum" in said or "const" in said:
             return self._listed(said, where)
-        ways = {"$ref": self._reference, "anyOf": self._any, "oneOf": self._one, "allOf": self._all}
+        ways: dict[str, Callable[[Any, str], str]] = {
+            "$ref": self._reference,
+            "anyOf": self._any,
+            "oneOf": self._one,
+            "allOf": self._all,
+        }
         for name, write in ways.items():
             if name in said:
                 _require_nothing_but({name}, said, where, f" beside {name}")

@@ -41,7 +41,7 @@ def test_the_probabilities_of_the_choices_add_up_to_one(model):
         [choice.text for choice in decision.choices], pytest.approx(sum(probabilities(decision)))
     )  # fmt: skip
     assert max(probabilities(decision)) == decision.best.probability
-    assert decision.so_far == decision.best.text
+    assert decision.text == decision.best.text
 
 
 def test_a_choice_is_all_its_tokens_and_the_end_of_the_answer(model):
