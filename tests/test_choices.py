@@ -120,6 +120,16 @@ def test_a_prompt_without_room_for_the_choices_is_refused(model):
         model.choose(SCENE, "What color?", ["red", "blue " * 500])
 
 
+def test_a_choice_may_be_longer_than_a_batch(tiny_pair):
+    with opened(tiny_pair, ubatch=64) as model:
+        assert model._llama.n_batch < 200
+        decision = model.choose(SCENE, "What color?", ["blue " * 200, "red"])
+    with opened(tiny_pair) as model:
+        whole = model.choose(SCENE, "What color?", ["blue " * 200, "red"])
+    assert decision.choices[0].tokens == whole.choices[0].tokens > 200
+    assert decision.choices[0].log_probability == pytest.approx(whole.choices[0].log_probability, rel=1e-3)
+
+
 def test_a_stop_while_weighing_leaves_the_cache_true(model, monkeypatch):
     cache = model._handler._cache
 

@@ -24,7 +24,7 @@ from llava_cli.stopping import ctrl_c_stops
 if TYPE_CHECKING:
     from llava_cli.history import History, Turn
     from llava_cli.model import Model
-    from llava_cli.pictures import Picture
+    from llava_cli.pictures import Picture, RememberedPicture
     from llava_cli.reply import Decision, Reply
     from llava_cli.schemas import AnswerSchema
     from llava_cli.templates import Template
@@ -128,7 +128,7 @@ def ask(
         past = _last_turns(history) if go_on else []
         known = {one.sha256: one for turn in past for one in turn.pictures}
         new = [one for one in seen if one.sha256 not in known]
-        about = [*known.values(), *new]
+        about: list[Picture | RememberedPicture] = [*known.values(), *new]
         which: dict[str, Any] = {
             "name": chosen.model, "model_path": model_path, "projector_path": projector_path,
             "prompt_layout": prompt_layout,
