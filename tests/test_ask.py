@@ -251,17 +251,17 @@ def test_on_a_terminal_json_is_shown_as_it_is(tiny_pair):
 
 
 SHAPED = {
-    "json": ["--json"],
+    "json": ["--json", "-n", "8"],
     "choices": ["--choices", "yes,no"],
     "choices and an exit code": ["--choices", "no,yes", "--exit-code"],
-    "schema": ["--schema", "bool"],
+    "schema": ["--schema", "bool", "-n", "40"],
 }
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("shape", SHAPED.values(), ids=SHAPED)
 def test_a_lost_answer_is_never_a_success(tiny_pair, shape):
-    command = [*LLAVA, "ask", SCENE, "What?", *shape, "-n", "40", *files_of(tiny_pair)]
+    command = [*LLAVA, "ask", SCENE, "What?", *shape, *files_of(tiny_pair)]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
     assert (1, True) == (done.returncode, b"no space left" in done.stderr)

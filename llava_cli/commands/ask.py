@@ -193,10 +193,12 @@ def _arguments(arguments: Sequence[str], go_on: bool, kept: str | None) -> tuple
         hint = f'llava ask -c {shlex.quote(pictures[0])} "…"'
         raise UsageError(pictures[0], "that is a picture, and with -c one argument is the question", hint=hint)
     if [*pictures, question].count("-") > 1:
-        raise UsageError(
-            "stdin", "it cannot be two things at once", hint="- may stand once: for a picture, or the question"
-        )
-    return pictures, question
+        hint = "- may stand once: for a picture, or the question"
+        raise UsageError("stdin", "it cannot be two things at once", hint=hint)
+    question = read_stdin("question").decode("utf-8", "replace") if question == "-" else question
+    if not question.strip():
+        raise UsageError("question", "it is empty", hint='say what you want to know: llava ask photo.jpg "…"')
+    return pictures, question.strip()
 
 
 def _shape(
