@@ -6,13 +6,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pexpect
 import pytest
 
-from llava_cli import LoadOptions, cli, load
+from llava_cli import LoadOptions, load
 from llava_cli.history import History
 from llava_cli.pictures import open_picture
 from llava_cli.render import sanitise
@@ -22,19 +21,6 @@ from tests.processes import LLAVA, SCENE, files_of, llava
 
 SHAPES = ("-m", "shapes", "-t", "0", "-q")
 ASKED = ("-m", "shapes", "-q")
-
-
-@pytest.fixture
-def here(monkeypatch, capsys):
-    """Return what runs `llava` in this process: quicker than a process of its own."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["llava", *map(str, arguments)])
-        code = cli._run()
-        written = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, written.out, written.err)
-
-    return run
 
 
 @pytest.fixture

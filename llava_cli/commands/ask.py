@@ -214,8 +214,8 @@ def _shape(
         kept = replace(kept, schema=read_schema(schema).schema, choices=None)
     if choices is not None:
         kept = replace(kept, schema=None, choices=read_choices(choices))
-    if exit_code and kept.choices is None:
-        raise UsageError("--exit-code", "it needs choices", hint="--choices yes,no --exit-code")
+    if exit_code and not 2 <= len(kept.choices or ()) <= 116:
+        raise UsageError("--exit-code", "it needs choices, 116 at most", hint="--choices yes,no --exit-code")
     if kept.choices is not None and (idle := [name for name, value in drawing.items() if value is not None]):
         raise UsageError(idle[0], "with choices nothing is drawn", hint="leave it out")
     return None if kept.schema is None else AnswerSchema(kept.schema), kept.choices
