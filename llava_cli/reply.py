@@ -52,8 +52,6 @@ class Reply:
         on_end: Callable[[str], None],
         schema: AnswerSchema | None = None,
     ) -> None:
-        from llama_cpp import LlamaGrammar
-
         self.seed = random.randrange(2**32 - 1) if sampling.seed is None else sampling.seed
         """The seed this answer is written with."""
         self.sampling = sampling
@@ -68,6 +66,8 @@ class Reply:
         self._on_end: Callable[[str], None] | None = on_end
         settings = {name: value for name, value in vars(sampling).items() if name != "seed"}
         if schema is not None:
+            from llama_cpp import LlamaGrammar
+
             settings["grammar"] = LlamaGrammar.from_string(schema.grammar())
         self._chunks: Iterator[Any] = llama.create_chat_completion(
             messages=list(messages), stream=True, seed=self.seed, **settings

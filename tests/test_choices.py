@@ -90,6 +90,18 @@ def test_the_picture_is_read_once_for_questions_with_choices_and_without(tiny_pa
     assert second.reused_cells > 16
 
 
+def test_what_was_read_for_choices_is_kept_on_disk(tiny_pair):
+    """A later process asks about the same picture: nothing of it is read again."""
+
+    def usage():
+        with opened(tiny_pair) as model:
+            return model.choose(SCENE, "What color?", ["red", "blue"]).usage
+
+    first, later = usage(), usage()
+    assert (1, 0) == (first.pictures_encoded, later.pictures_encoded)
+    assert later.reused_cells > 16 > first.reused_cells == 0
+
+
 def test_a_question_with_choices_may_follow_turns(model):
     chat = model.chat()
     _ = chat.send("What color?", picture=SCENE).text
