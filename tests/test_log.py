@@ -141,7 +141,7 @@ def test_the_system_prompt_of_a_chat_stays_unless_another_is_given(tiny_pair):
         (2, ["ask", "-c", "What?"], "no chat to go on with"),
         (2, ["ask", "-c"], "Missing argument 'QUESTION'"),
         (2, ["ask"], "Missing argument 'PICTURE'"),
-        (2, ["ask", "-c", SCENE], "that is a file, and with -c one argument is the question"),
+        (2, ["ask", "-c", SCENE], "that is a picture, and with -c one argument is the question"),
         (2, ["log", "show"], "nothing was asked yet"),
         (2, ["log", "show", "7"], "nothing was asked yet|there is no turn 7"),
         (2, ["log", "replay", "7"], "there is no turn 7"),
