@@ -106,7 +106,7 @@ def _read(path: Path) -> str:
             data = file.read(_LARGEST + 1)
         if len(data) > _LARGEST:
             raise UsageError(str(path), "too large for a schema: more than 1 MiB")
-        return data.decode()
+        return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(str(path), f"the schema cannot be read ({error})") from error
 

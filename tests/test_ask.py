@@ -238,8 +238,7 @@ def test_on_a_terminal_json_is_shown_as_it_is(tiny_pair):
 
 SHAPED = {
     "json": ["--json", "-n", "8"],
-    "choices": ["--choices", "yes,no"],
-    "choices and an exit code": ["--choices", "no,yes", "--exit-code"],
+    "choices": ["--choices", "yes,no", "--exit-code"],
     "schema": ["--schema", "bool", "-n", "40"],
 }
 
@@ -267,9 +266,9 @@ def test_a_closed_stdout_is_said_on_stderr_alone(tiny_pair):
     assert (1, True) == (done.returncode, b"standard output: it is closed" in done.stderr)
 
 
-def test_a_data_url_and_stdin_stand_beside_files(folder, tiny_pair):
+def test_a_data_url_and_stdin_stand_beside_files(here, folder, tiny_pair):
     url = f"data:image/png;base64,{base64.b64encode((folder / 'blue.png').read_bytes()).decode()}"
     how = ("-t", "0", "-n", "8", "-q", *files_of(tiny_pair))
-    named = llava("ask", SCENE, "blue.png", "blue.png", "What?", *how)
+    named = here("ask", SCENE, "blue.png", "blue.png", "What?", *how)
     piped = llava("ask", "-", "blue.png", url, "What?", *how, stdin=Path(SCENE).read_bytes())
     assert named.stdout == piped.stdout != ""
