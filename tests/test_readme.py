@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -80,5 +79,6 @@ def test_every_model_of_the_registry_is_in_the_table():
 
 
 def test_the_links_into_the_repository_lead_somewhere():
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
-    assert [target for target in targets if not (ROOT / Path(target)).exists()] == []
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("[bdt]*/*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8"))]
+    assert [(page, link) for page, link in links if not (page.parent / link).exists()] == []
