@@ -36,7 +36,9 @@ def run(*command, **options):
 def packages(tmp_path_factory):
     """Write a wheel of everything that llava needs to be built and to run."""
     directory = tmp_path_factory.mktemp("packages")
-    write_wheels(directory, "hatchling", "editables", *(one for one in requires("llava-cli") or [] if "extra ==" not in one))
+    write_wheels(
+        directory, "hatchling", "editables", *(one for one in requires("llava-cli") or [] if "extra ==" not in one)
+    )
     return directory
 
 
