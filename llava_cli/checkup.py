@@ -86,6 +86,7 @@ def check_up(spec: ModelSpec | None, options: LoadOptions) -> Checkup:
         if spec is not None:
             _look_at_model(found, spec, options)
     found.findings += _wrong_builds(features)
+    found.findings += _slowed_down()
     found.findings += _small_disks()
     found.findings.sort(key=lambda finding: not finding.stops)
     found.facts = dict(_facts(features))
@@ -121,6 +122,16 @@ def _wrong_builds(features: Collection[str]) -> Iterator[Finding]:
     if machine.is_32_bit():
         why = "this Python is a 32-bit program, so a model and all else must fit into 3 GB of addresses"
         yield Finding(NotEnoughRoom("Python", why, hint="a 64-bit system runs larger models"), stops=False)
+
+
+def _slowed_down() -> Iterator[Finding]:
+    bits = machine.throttled()
+    if bits & 0x1_0001:
+        why = "it has slowed down since it was started, because its power supply gave too little voltage"
+        yield Finding(EngineFailed("processor", why, hint="the supply made for it gives enough (27 W)"), stops=False)
+    elif bits:
+        why = "it has slowed down since it was started, because it was too hot"
+        yield Finding(EngineFailed("processor", why, hint="a cooler keeps it fast"), stops=False)
 
 
 def _processor_flags() -> set[str]:

@@ -68,6 +68,15 @@ def processor() -> str:
     return _command("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string").strip() or os.uname().machine
 
 
+def throttled() -> int:
+    """Return the bits in which the firmware of a Raspberry Pi tells why it slowed down; 0 if it did not, and elsewhere.
+
+    Bit 0 is too little voltage now, bits 1 to 3 are limits by that or by heat; 16 more: at some time since the start.
+    """
+    found = re.search(r"throttled=0x([0-9a-f]+)", _command("vcgencmd", "get_throttled"))
+    return int(found[1], 16) if found else 0
+
+
 def is_32_bit() -> bool:
     """Tell whether this Python, and so llama.cpp, can address no more than 4 GB."""
     return sys.maxsize < 1 << 32

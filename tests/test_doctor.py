@@ -1,6 +1,7 @@
 """Facts about `llava doctor`."""
 
 import json
+import os
 
 import pytest
 
@@ -99,6 +100,24 @@ def test_a_32_bit_program_is_told_that_models_must_be_small(monkeypatch):
     found = check_up(None, LoadOptions())
     assert 0 == found.exit_code
     assert ["a 64-bit system runs larger models"] == [f.error.hint for f in found.findings]
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        ("too hot", "0xe0008"),
+        ("too little voltage", "0x50005"),
+        ("too little voltage", "0x10000"),
+        ("", "0x0"),
+    ],
+)
+def test_a_raspberry_pi_that_slowed_down_is_told_why(monkeypatch, tmp_path, cause, told):
+    program = tmp_path / "vcgencmd"
+    program.write_text(f"#!/bin/sh\necho throttled={told}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    findings = check_up(None, LoadOptions()).findings
+    assert (cause != "") == any(cause in f.error.why and not f.stops for f in findings if f.error.what == "processor")
 
 
 @pytest.mark.parametrize("size", [["--model-path", "a.gguf"], ["--context", "3"], ["--kv", "q4"]])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -31,7 +32,7 @@ def shown_sessions():
 @pytest.mark.parametrize(("command", "output"), shown_sessions())
 def test_a_session_prints_what_is_shown(command, output, tmp_path):
     program = tmp_path / "llava"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m llava_cli "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m llava_cli "$@"\n')
     program.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
