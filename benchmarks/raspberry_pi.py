@@ -154,10 +154,8 @@ def installed(site: Path, engine: Path, python: str) -> Path:
     pip = (sys.executable, "-m", "pip")
     run(*pip, "wheel", "-q", "--no-deps", "--wheel-dir", wheels, ROOT)
     constraints = site.with_name("constraints.txt")
-    # A local version, as of an editable install, is none that an index knows.
-    constraints.write_text(
-        "".join(f"{one.name}=={one.version}\n" for one in distributions() if one.name != "llava-cli")
-    )
+    others = (one for one in distributions() if one.name != "llava-cli")
+    constraints.write_text("".join(f"{one.name}=={one.version}\n" for one in others))
     platforms = [word for name in _WHEEL_PLATFORMS for word in ("--platform", name)]
     run(*pip, "install", "-q", "--target", site, "--only-binary", ":all:", "--python-version", python,
         *platforms, "--constraint", constraints, engine, *wheels.glob("*.whl"))  # fmt: skip

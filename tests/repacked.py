@@ -33,18 +33,17 @@ def _write_wheel(directory: Path, found: Distribution) -> None:
     tags = [line.removeprefix("Tag: ") for line in (found.read_text("WHEEL") or "").splitlines() if "Tag: " in line]
     sets = [".".join(dict.fromkeys(words)) for words in zip(*(tag.split("-") for tag in tags), strict=True)]
     stem = "-".join([canonicalize_name(found.name).replace("-", "_"), found.version, *sets])
+    files = dict(_files(found))
+    list_of_all = next(name for name in files if name.endswith(".dist-info/WHEEL")).replace("/WHEEL", "/RECORD")
     # Stored as they are: packing tightly takes longer than all else.
     with zipfile.ZipFile(directory / f"{stem}.whl", "w") as wheel:
-        record = []
-        for name, path in _files(found):
+        rows = [f'"{list_of_all}",,\n']
+        for name, path in files.items():
             data = path.read_bytes()
             wheel.writestr(name, data)
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-            record.append(f'"{name}",sha256={digest},{len(data)}\n')
-            if name.endswith(".dist-info/WHEEL"):
-                record.append(f'"{name.removesuffix("WHEEL")}RECORD",,\n')
-                place = name.removesuffix("WHEEL")
-        wheel.writestr(f"{place}RECORD", "".join(record))
+            rows.append(f'"{name}",sha256={digest},{len(data)}\n')
+        wheel.writestr(list_of_all, "".join(rows))
 
 
 def _files(found: Distribution) -> Iterator[tuple[str, Path]]:
