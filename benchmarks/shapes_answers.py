@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=10)
     parser.add_argument("--model", type=Path, help="another quant of the language model of shapes")
+    parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--repack", action=argparse.BooleanOptionalAction, help="in place of what llava chooses")
     chosen = parser.parse_args()
     bundled = find_weights(registry.find("shapes"))
@@ -29,7 +30,7 @@ def main() -> None:
         model_path=chosen.model or bundled.model,
         projector_path=bundled.projector,
         prompt_layout="llava_v1",
-        options=LoadOptions(repack=chosen.repack),
+        options=LoadOptions(threads=chosen.threads, repack=chosen.repack),
         cache=False,
     ) as model:
         began = time.monotonic()

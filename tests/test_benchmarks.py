@@ -116,6 +116,6 @@ def test_a_pi_is_right_if_its_answers_are_equal_and_it_chose_as_the_table_says(g
 
 def test_a_side_tells_its_answers_and_how_the_model_was_opened():
     side = Side((sys.executable,), {**os.environ, "PYTHONPATH": str(ROOT)})
-    found = side.answers("--scenes", "1", "--repack")
+    found = side.answers("--scenes", "1", "--threads", "1", "--repack")
     assert (10, True) == (len(found["answers"]), found["options"]["repack"])
     assert [one["truth"] for one in found["answers"]] == [one["answer"] for one in found["answers"]]
