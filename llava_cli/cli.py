@@ -87,16 +87,14 @@ def _run() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return error.exit_code
     except LlavaError as error:
-        if os.environ.get("LLAVA_DEBUG"):
-            raise
+        _show_where(error, output)
         output.error(error)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         output.end_stage()
         return 130
     except Exception as error:
-        if os.environ.get("LLAVA_DEBUG"):
-            raise
+        _show_where(error, output)
         if hasattr(error, "format_message"):
             # What typer raises for a command line it cannot parse.
             output.error(UsageError("usage", error.format_message()))
@@ -109,6 +107,12 @@ def _run() -> int:
             )
         )
         return 1
+
+
+def _show_where(error: Exception, output: Output) -> None:
+    # Not by raising it: Python would show what a server or a file says as it is, control codes and all.
+    if os.environ.get("LLAVA_DEBUG"):
+        output.traceback(error)
 
 
 def _exit_code(result: object) -> int:

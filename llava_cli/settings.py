@@ -233,7 +233,7 @@ def _from_config() -> dict[str, object]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(str(path), f"the config file cannot be read ({error})") from error
     for key in table:
         if key not in _TYPES:
