@@ -93,7 +93,7 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         output.end_stage()
         return 130
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a bug, which is told like everything else
         _show_where(error, output)
         if hasattr(error, "format_message"):
             # What typer raises for a command line it cannot parse.

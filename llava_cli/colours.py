@@ -62,12 +62,22 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     levels = np.asarray(image)
-    grey = (levels.astype(np.uint32) + 128) // 257 if is_16_bit else _spread(levels)
-    picture = Image.fromarray(grey.astype(np.uint8))
+    bits, white_is_zero = _tiff_levels(image)
+    top = (1 << bits) - 1
+    grey = (levels.astype(np.uint32) * 255 + top // 2) // top if is_16_bit else _spread(levels)
+    picture = Image.fromarray((255 - grey if white_is_zero else grey).astype(np.uint8))
     if isinstance(key := image.info.get("transparency"), int):
         alpha = Image.fromarray(np.where(levels == key, 0, 255).astype(np.uint8))
         return Image.merge("LA", (picture, alpha))
     return picture
+
+
+def _tiff_levels(image: Image.Image) -> tuple[int, bool]:
+    """Tell how many bits a deep level has, and whether 0 is white: Pillow leaves those of a TIFF as they are stored."""
+    if image.format != "TIFF":
+        return 16, False
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    return 12 if tags.get(258) == (12,) else 16, tags.get(262) == 0
 
 
 def _spread(levels: Any) -> Any:
@@ -94,7 +104,7 @@ def _through_profile(colours: Image.Image, profile: bytes | None) -> Image.Image
 
 
 def _converted(colours: Image.Image, profile: bytes) -> Image.Image:
-    from PIL import ImageCms
+    from PIL import Image, ImageCms
 
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     mode = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
@@ -102,9 +112,14 @@ def _converted(colours: Image.Image, profile: bytes) -> Image.Image:
         colours = colours.convert("RGB")
     if colours.mode != mode:
         raise ValueError("a profile for other pixels")
-    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    # What LittleCMS prepares for speed knows too few levels of grey: dark ones come out at half.
+    flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
+    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", flags=flags)
     if _is_srgb(transform, mode):
         return colours.convert("RGB")
+    if mode == "L":
+        ramp = transform.apply(Image.frombytes("L", (256, 1), bytes(range(256))))
+        return Image.merge("RGB", [colours.point(list(band.tobytes())) for band in ramp.split()])
     return transform.apply(colours)
 
 

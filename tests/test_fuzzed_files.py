@@ -51,9 +51,10 @@ LIMITS = PictureLimits(max_pixels=1_000_000)
 """Small: damage that makes a picture large is looked at elsewhere, and would take the time for thousands of others."""
 
 
-def require_sentence(error: LlavaError, exit_code: int) -> None:
-    """See that an error is one that `llava` can show."""
-    assert exit_code == error.exit_code
+def require_sentence(error: LlavaError, exit_code: int, what: str = "") -> None:
+    """See that an error is one that `llava` can show, about `what`."""
+    assert (exit_code, what or error.what) == (error.exit_code, error.what)
+    assert error.why.isprintable()
     assert error.why
     assert error.hint
     assert len(error.why) < 500
@@ -65,7 +66,6 @@ def outcome(data: bytes, **options: int) -> Picture | None:
         return open_picture(data, limits=LIMITS, **options)  # type: ignore[arg-type]
     except UnreadablePicture as error:
         require_sentence(error, 3)
-        assert error.why.isprintable()
         return None
 
 
@@ -77,7 +77,9 @@ def test_a_damaged_picture_is_opened_or_refused(data: bytes, frame: int) -> None
     assert whole is None or whole == part
 
 
-@given(damaged(FILES), st.sampled_from(["data:image/png;base64,", "data:,", "data:;x=,;base64,", "DATA:image/"]), st.text())
+@given(
+    damaged(FILES), st.sampled_from(["data:image/png;base64,", "data:,", "data:;x=,;base64,", "DATA:image/"]), st.text()
+)
 @examples(100)
 def test_a_damaged_data_url_is_opened_or_refused(data: bytes, header: str, rubbish: str) -> None:
     body = base64.b64encode(data).decode() if "base64" in header else quote_from_bytes(data)
@@ -85,8 +87,7 @@ def test_a_damaged_data_url_is_opened_or_refused(data: bytes, header: str, rubbi
         try:
             open_data_url(url, limits=LIMITS)
         except UnreadablePicture as error:
-            require_sentence(error, 3)
-            assert error.what == "data URL"
+            require_sentence(error, 3, "data URL")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_a_damaged_model_is_let_through_or_refused(
 # Texts of the user's own.
 
 _VALUES = st.one_of(
-    st.sampled_from(["true", "2048", "0.2", '"2 GiB"', '"q8_0"', "1e400", "-1", "nan", "inf", "[]", "{}", "1979-05-27"]),
+    st.sampled_from(["true", "2048", "0.2", '"2 GiB"', '"q8_0"', "1e400", "-1", "nan", "[]", "{}", "1979-05-27"]),
     st.integers(0, 9999).map(lambda count: "9" * count),
     st.integers(0, 3000).map(lambda count: "[" * count + "]" * count),
     st.integers(0, 500).map(lambda count: f'"{"9" * count} GiB"'),
@@ -212,4 +213,5 @@ def test_what_is_asked_in_any_letters_is_found_again(folder: Path, question: str
     read = history.turn(kept.id)
     assert (question, answer) == (read.question, read.answer)
     assert name == next(chat.name for chat in history.chats())
-    assert question.strip() in ("", "\0") or kept.id in [turn.id for turn in history.find(words=question.split()[0])]
+    words = question.replace("\0", " ").split()[:1]
+    assert kept.id in [turn.id for turn in history.find(words="".join(words))]

@@ -19,7 +19,9 @@ TEXT = st.lists(
         st.text(max_size=8),
         st.sampled_from(HOSTILE),
         st.sampled_from([chr(n) for n in (*range(32), *range(127, 160), *range(0x2028, 0x2070))]),
-        st.sampled_from(["```\n", "\n\n", "| a | b |\n|---|---|\n", "> ", "1. ", "# ", "~~~", "    ", "[/", "]", "*", "`"]),
+        st.sampled_from(
+            ["```\n", "\n\n", "| a | b |\n|---|---|\n", "> ", "1. ", "# ", "~~~", "    ", "[/", "]", "*", "`"]
+        ),
     ),
     max_size=12,
 ).map("".join)

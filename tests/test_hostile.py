@@ -10,6 +10,7 @@ from llava_cli.sanitiser import sanitise
 from tests.hostile import HOSTILE, answered, is_obeyed, is_within, letters, what_stays, without_drawing
 from tests.processes import llava
 
+
 def test_there_are_enough_of_them():
     assert len(HOSTILE) >= 300
     assert len(set(HOSTILE)) == len(HOSTILE)
