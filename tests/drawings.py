@@ -88,6 +88,22 @@ def tiff(
     return magic + struct.pack(order + "I", start) + pixels.ljust(start - 8, b"\0") + directory + values
 
 
+def tiff_of_pages(count: int) -> bytes:
+    """Write a TIFF of many pages, each of the same black pixel."""
+    page = tiff(tiff_size(1, 1, [8], 1), b"\0")
+    start = struct.unpack_from("<I", page, 4)[0]
+    length = len(page) - start
+    pages = [page[start:-4] + struct.pack("<I", start + length * number) for number in range(1, count + 1)]
+    return page[:start] + b"".join(pages)[:-4] + b"\0\0\0\0"
+
+
+def gif_of_frames(count: int) -> bytes:
+    """Write a GIF of many frames, each of the same black pixel."""
+    one = encoded(Image.new("P", (1, 1)), "GIF")
+    start = one.index(b",")
+    return one[:start] + one[start:-1] * count + b";"
+
+
 def tiff_size(
     width: int, height: int, bits: list[int], photometric: int, compression: int = 1
 ) -> list[tuple[int, int, list[int]]]:

@@ -58,6 +58,7 @@ _SEEN: dict[str, Callable[[], Iterator[odd_seen.Seen]]] = {
     "profiles": odd_seen.profiled,
     "orientation": odd_seen.orientations,
     "broken EXIF": odd_seen.broken_exif,
+    "frames": odd_seen.animated,
     "shapes": odd_seen.shapes,
 }
 GROUPS = (*_REFUSED, *_SEEN)

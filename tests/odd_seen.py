@@ -288,6 +288,21 @@ def profiled() -> Iterator[Seen]:
         yield f"profile {name}", encoded(image, "PNG", icc_profile=profile), rgb, 0
 
 
+def animated() -> Iterator[Seen]:
+    """Store several frames or pages; the first is seen."""
+    first, second = drawings.noise(), drawings.noise(seed=1)
+    for kind in ("PNG", "TIFF"):
+        yield kind, encoded(first, kind, save_all=True, append_images=[second]), np.asarray(first), 0
+    film = encoded(first, "WEBP", save_all=True, append_images=[second], lossless=True)
+    yield "WEBP", film, np.asarray(first), 0
+    palette = first.quantize(64)
+    yield "GIF", drawings.gif([palette, palette.rotate(180)]), np.asarray(palette.convert("RGB")), 0
+    black = np.zeros((1, 1, 3))
+    for count in (10_000, 100_000):
+        yield f"GIF of {count}", drawings.gif_of_frames(count), black, 0
+    yield "TIFF of 100000", drawings.tiff_of_pages(100_000), black, 0
+
+
 def shapes() -> Iterator[Seen]:
     for size in ((1, 1), (65_500, 1), (1, 65_500)):
         sheet = Image.new("RGB", size, "red")

@@ -92,6 +92,14 @@ def test_a_frame_that_is_not_there_is_refused(hint: str, frame: int, file: bytes
     assert refusal(file, frame=frame) == (f"has no frame {frame}", hint)
 
 
+def test_pages_are_counted_to_a_thousand_and_each_can_be_chosen() -> None:
+    assert open_picture(drawings.tiff_of_pages(999)).notes == ("only the first of 999 pages is used",)
+    many = drawings.tiff_of_pages(1500)
+    assert open_picture(many).notes == ("only the first of 1,000 and more pages is used",)
+    assert open_picture(many, frame=1200).notes == ("only number 1200 (from 0) of 1,000 and more pages is used",)
+    assert refusal(many, frame=2000)[0] == "damaged, or a rare kind of TIFF"
+
+
 def test_a_broken_later_frame_does_not_matter() -> None:
     film = drawings.gif([noise(), noise(seed=1), noise(seed=2)])
     third = film.rindex(b"!\xf9\x04")
