@@ -1,14 +1,20 @@
 """Facts about what reaches a terminal when answers, file names and metadata want something from it."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 from llava_cli.errors import LlavaError
 from llava_cli.gguf_file import read_header, write_copy
+from llava_cli.history import History
 from llava_cli.pictures import shown
 from llava_cli.render import Output
 from llava_cli.sanitiser import sanitise
 from tests.hostile import HOSTILE, answered, is_obeyed, is_within, letters, what_stays, without_drawing
-from tests.processes import llava
+from tests.processes import SCENE, files_of, llava
+from tests.terminal import Terminal
+from tests.turns import a_turn
 
 
 def test_there_are_enough_of_them():
@@ -52,3 +58,52 @@ def test_metadata_of_a_model_file_is_shown_harmless(tiny_pair, tmp_path, text):
     )
     done = llava("chat", "--model-path", model, "--projector-path", tiny_pair[1], stdin=b"What?\n")
     assert (4, False) == (done.returncode, any(is_obeyed(letter) for letter in done.stdout + done.stderr))
+
+
+def test_the_words_of_llama_cpp_about_a_model_file_are_shown_harmless(tiny_pair, tmp_path, monkeypatch):
+    """With LLAVA_DEBUG=1 it tells what stands in the file, the name for one."""
+    model = tmp_path / "model.gguf"
+    name = "".join(HOSTILE[::7]).encode("utf-8", "replace").decode().replace("\0", "")
+    write_copy(read_header(tiny_pair[0]), model, add={"general.name": ("str", name)})
+    monkeypatch.setenv("LLAVA_DEBUG", "1")
+    done = llava("ask", SCENE, "What?", "-n", "2", *files_of((model, tiny_pair[1])))
+    assert (0, True) == (done.returncode, "[31mred" in done.stderr)
+    assert not any(map(is_obeyed, done.stdout + done.stderr))
+
+
+def test_what_is_written_is_harmless_whoever_writes_it(capsys):
+    output = Output()
+    for text in HOSTILE:
+        output.write(text)
+        output.say(text)
+        output.styled(text)
+        output.markdown(text)
+        output.table(("title",), [(text,)], (str,))
+        output.traceback(ValueError(text))
+        output.finding(LlavaError(text, text, hint=text), stops=True)
+    seen = capsys.readouterr()
+    assert "[31mred" in seen.out
+    assert "[31mred" in seen.err
+    assert not any(map(is_obeyed, seen.out + seen.err))
+
+
+@pytest.mark.parametrize("text", ["\u2028second line", "\x85second line", "\x0bsecond line"])
+def test_an_error_stays_one_line_for_programs_that_read_lines(capsys, text):
+    Output().error(LlavaError("what", f"why{text}"))
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_name_of_a_picture_in_the_log_is_shown_harmless(tiny_pair):
+    """A chat goes on with it, and its prompt names it."""
+    kept = History().record(a_turn(own_files=True, model_path=str(tiny_pair[0]), projector_path=str(tiny_pair[1])))
+    with closing(sqlite3.connect(History().path)) as database, database:
+        database.execute("INSERT INTO pictures VALUES (?, 1, 1, NULL)", ("0" * 64,))
+        row = (kept.id, 0, "0" * 64, "cat\x1b[31m\u202egnp.exe", None, b"", 0)
+        database.execute("INSERT INTO turn_pictures VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    with Terminal("chat", "-c", "--plain", *files_of(tiny_pair)) as terminal:
+        terminal.wait("cat")
+        terminal.wait(" > ")
+        terminal.enter("/images")
+        terminal.wait("cat")
+        terminal.enter("/quit")
+        assert (0, False, False) == (terminal.end(), "\u202e" in terminal.raw, "\x1b[31m" in terminal.raw)

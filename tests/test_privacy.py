@@ -22,7 +22,7 @@ SECRET = "xylophone"
 """A word of every question; it stands in no other text of llava."""
 PAYLOAD = base64.b64encode(Path(SCENE).read_bytes()).decode()
 
-# One process plays all commands, because each of its own would take a second; a thread looks at what is on disk meanwhile.
+# One process plays all commands: one for each would take a second each. A thread looks at what is on disk meanwhile.
 _PLAYER = """
 import json, os, sys, threading, time
 from pathlib import Path
