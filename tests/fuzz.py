@@ -13,7 +13,6 @@ import importlib
 import os
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 _FILES = ("tests.test_fuzzed_files", "tests.test_fuzzed_text")
@@ -23,14 +22,12 @@ def main() -> None:
     """Fuzz the test that the command line names, in a home of its own."""
     import atheris
 
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["HOME"] = home
-        with atheris.instrument_imports(include=["llava_cli", "PIL", "tomllib"]):
-            modules = [importlib.import_module(name) for name in _FILES]
-        test: Any = next(vars(module)[sys.argv[1]] for module in modules if sys.argv[1] in vars(module))
-        atheris.Setup([sys.argv[0], *sys.argv[2:]], test.hypothesis.fuzz_one_input)
-        os.chdir(Path(home))
-        atheris.Fuzz()
+    os.environ["HOME"] = tempfile.mkdtemp()
+    with atheris.instrument_imports(include=["llava_cli", "PIL", "tomllib"]):
+        modules = [importlib.import_module(name) for name in _FILES]
+    test: Any = next(vars(module)[sys.argv[1]] for module in modules if sys.argv[1] in vars(module))
+    atheris.Setup([sys.argv[0], *sys.argv[2:]], test.hypothesis.fuzz_one_input)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":

@@ -57,6 +57,30 @@ def test_no_odd_picture_takes_long_or_much_memory_or_says_a_word(tmp_path: Path)
     assert (2.0, 500.0) == (CPU_SECONDS, MEGABYTES)
 
 
+_ASKED = """
+import os, sys
+from llava_cli import cli
+for path in sys.argv[1:]:
+    sys.argv = ["llava", "ask", path, "What?"]
+    try:
+        cli.main()
+    except SystemExit as end:
+        os.write(2, b"%d\\0" % end.code)
+"""
+
+
+def test_a_refusal_is_its_sentence_and_its_hint_and_exit_code_3(tmp_path: Path) -> None:
+    """Of each sentence one, and all in one process: one for each would take a minute."""
+    refused = list({odd.refused: odd for odd in write(tmp_path) if odd.refused}.values())
+    command = [sys.executable, "-c", _ASKED, *(str(tmp_path / odd.name) for odd in refused)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    expected = [
+        f"llava: {tmp_path / odd.name}: {odd.refused[0]}\nhint: {odd.refused[1]}\n3" for odd in refused if odd.refused
+    ]
+    assert expected == done.stderr.split("\0")[:-1]
+    assert done.stdout == ""
+
+
 _BAD = {
     "a crash: SIGSEGV": "os.kill(os.getpid(), signal.SIGSEGV)",
     "a traceback: ": "raise ZeroDivisionError",
