@@ -214,6 +214,8 @@ def deep() -> Iterator[Seen]:
     share = colour[..., :1].astype("<f4") / 65535
     floats = b"Pf\n%d %d\n-1.0\n" % (_WIDTH, _HEIGHT) + share[::-1].tobytes()
     yield "PFM", floats, oracle.grey(share[..., 0]), 0
+    negative = tiff([*tiff_size(_WIDTH, _HEIGHT, [32], 0), (339, 3, [3])], share.tobytes())
+    yield "TIFF of floats, white is zero", negative, oracle.grey(1 - share[..., 0]), 1
     few = _drawn(4, 1, 4095)
     packed = np.stack((few[:, ::2] >> 4, (few[:, ::2] & 15) << 4 | few[:, 1::2] >> 8, few[:, 1::2] & 255), -1)
     twelve = tiff(tiff_size(_WIDTH, _HEIGHT, [12], 1), packed.astype(np.uint8).tobytes())
