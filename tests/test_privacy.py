@@ -141,18 +141,18 @@ def _logged(stdout: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("code", "arguments"),
     [
-        ["ask", SCENE, f"{SECRET} " * 900, "--context", "200"],
-        ["ask", SCENE, SECRET, "--seed", "-5"],
-        ["ask", "data:image/png;base64," + PAYLOAD[:100] + "!", SECRET],
+        (7, ["ask", SCENE, f"{SECRET} " * 900, "--context", "200"]),
+        (2, ["ask", SCENE, SECRET, "--seed", "-5"]),
+        (3, ["ask", "data:image/png;base64," + PAYLOAD[:100] + "!", SECRET]),
     ],
     ids=["context", "usage", "picture"],
 )
 def test_the_traceback_of_an_error_tells_neither(
-    tiny_pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+    tiny_pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, code: int, arguments: list[str]
 ) -> None:
     monkeypatch.setenv("LLAVA_DEBUG", "1")
     done = llava(*arguments, *files_of(tiny_pair))
-    assert "Traceback (most recent call last)" in done.stderr
+    assert (code, True) == (done.returncode, "Traceback (most recent call last)" in done.stderr)
     assert [] == [word for word in (SECRET, PAYLOAD[:60]) if word in done.stdout + done.stderr]
