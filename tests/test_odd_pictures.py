@@ -62,10 +62,7 @@ import os, sys
 from llava_cli import cli
 for path in sys.argv[1:]:
     sys.argv = ["llava", "ask", path, "What?"]
-    try:
-        cli.main()
-    except SystemExit as end:
-        os.write(2, b"%d\\0" % end.code)
+    os.write(2, b"%d\\0" % cli._run())
 """
 
 

@@ -48,10 +48,7 @@ for command, typed in commands:
     (home / "typed").write_text(typed)
     os.dup2(os.open(home / "typed", os.O_RDONLY), 0)
     sys.stdin = open(0, closefd=False)
-    try:
-        cli.main()
-    except SystemExit as end:
-        codes.append(end.code or 0)
+    codes.append(cli._run())
 is_over.set()
 watcher.join()
 os.write(1, ("\\0" + json.dumps([codes, found])).encode())
