@@ -96,10 +96,10 @@ def _spread(levels: Any) -> Any:
     tops = (1, 255, 65535) if levels.dtype.kind == "f" else (255, 65535)
     if low >= 0 and high <= tops[-1]:
         low, high = 0.0, float(next(top for top in tops if high <= top))
-    scaled = levels.astype(np.float32)
-    scaled -= low
-    scaled *= 255 / ((high - low) or 1)
-    return np.rint(scaled, out=scaled).astype(np.uint8)
+    grey = np.empty(levels.shape, np.uint8)
+    for row in range(0, len(levels), 256):  # not at once: 40 million numbers are 160 MB
+        grey[row : row + 256] = np.rint((levels[row : row + 256].astype(np.float32) - low) * (255 / ((high - low) or 1)))
+    return grey
 
 
 def _through_profile(colours: Image.Image, profile: bytes | None) -> Image.Image:

@@ -112,8 +112,7 @@ class Sampling:
         if not math.isfinite(self.temperature) or self.temperature < 0:
             raise UsageError("temperature", f"must be 0 or more, not {self.temperature}")
         _within("max tokens", self.max_tokens, 1, 2**31 - 1)
-        if self.seed is not None and not 0 <= self.seed < 2**32 - 1:
-            raise UsageError("seed", f"must be between 0 and 4294967294, not {self.seed}")
+        _within("seed", self.seed or 0, 0, 2**32 - 2)
         if not 0 < self.top_p <= 1:
             raise UsageError("top p", f"must be above 0 and at most 1, not {self.top_p}")
         _within("top k", self.top_k, 0, 2**31 - 1)
@@ -143,10 +142,11 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:
-    if value < least:
-        raise UsageError(name, f"must be {least} or more, not {value}")
-    if value > most:
-        raise UsageError(name, f"must be {most} or less, not {value if value < 2**64 else 'so much more'}")
+    if least <= value <= most:
+        return
+    limit = f"{least} or more" if value < least else f"{most} or less"
+    # What has no end is not written out.
+    raise UsageError(name, f"must be {limit}, not {value if abs(value) < 2**64 else 'a number of so many digits'}")
 
 
 @dataclass(frozen=True)
