@@ -90,15 +90,13 @@ def _run() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return error.exit_code
     except LlavaError as error:
-        if os.environ.get("LLAVA_DEBUG"):
-            raise
+        _show_where(error, output)
         return _show(output, error)
     except (KeyboardInterrupt, typer.Abort):
         output.end_stage()
         return _as_json(output, Stopped("stopped", "by Ctrl-C"))
-    except Exception as error:
-        if os.environ.get("LLAVA_DEBUG"):
-            raise
+    except Exception as error:  # noqa: BLE001 - a bug, which is told like everything else
+        _show_where(error, output)
         if hasattr(error, "format_message"):
             # What typer raises for a command line it cannot parse.
             return _show(output, UsageError("usage", error.format_message()))
@@ -120,6 +118,12 @@ def _as_json(output: Output, error: LlavaError) -> int:
         with suppress(LlavaError):
             output.write(json.dumps({"error": facts}, indent=2) + "\n")
     return error.exit_code
+
+
+def _show_where(error: Exception, output: Output) -> None:
+    # Not by raising it: Python would show what a server or a file says as it is, control codes and all.
+    if os.environ.get("LLAVA_DEBUG"):
+        output.traceback(error)
 
 
 def _exit_code(result: object) -> int:
