@@ -10,6 +10,7 @@ LlavaError                  1   unexpected
 ├── EngineFailed            7   llama.cpp gave up, or gave something that cannot be right
 │   └── ContextTooSmall     7   the prompt does not fit
 ├── LogUnusable             1   the log cannot be read or written
+├── RunIncomplete           9   a run that ended with failures
 └── Stopped               130   the user pressed Ctrl-C
 """
 
@@ -63,6 +64,10 @@ class ContextTooSmall(EngineFailed):
 
 class LogUnusable(LlavaError):
     """The one error of this tree that never costs an answer."""
+
+
+class RunIncomplete(LlavaError):
+    exit_code = 9
 
 
 class Stopped(LlavaError):

@@ -197,6 +197,11 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         if view not in self._embeddings and not self._fetch(view):
             self._ahead.begin(view, partial(self._encode_ahead, picture, view.detail))
 
+    def rewind(self) -> None:
+        """Forget the question and the answer, and keep the picture: the next one is read as in a new process."""
+        if self._llama is not None:
+            self._cache.rewind()
+
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the next question begins anew."""
         self.stopped.set()
