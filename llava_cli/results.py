@@ -182,26 +182,26 @@ class Results:
         self._held.append(new)
 
     def tidy(self) -> None:
-        """Put the lines of this run in its order, behind those of others, and take out what is overtaken.
+        """Put the lines of this run in its order, in the places they take together, and take out what is overtaken.
 
         A new file takes the place of the old one, whole or not at all, and only if that changes anything.
         """
         left = {mark: list(places) for mark, places in self._places.items()}
-        kept: list[tuple[int, int]] = []
-        for at in reversed(range(len(self._held))):
-            one = self._held[at]
+        kept: list[tuple[int | None, int]] = []
+        for at, one in reversed(list(enumerate(self._held))):
             if one.error and (one.mark in self._overtaken or left.get(one.mark) == []):
                 continue  # there is an answer now, or a newer failure behind it
-            kept.append((left[one.mark].pop() if left.get(one.mark) else -1, at))
-        kept.sort()
-        if [at for _, at in kept] == list(range(len(self._held))):
+            kept.append((left[one.mark].pop() if left.get(one.mark) else None, at))
+        mine = iter(sorted((place, at) for place, at in kept if place is not None))
+        order = [at if place is None else next(mine)[1] for place, at in reversed(kept)]
+        if order == list(range(len(self._held))):
             return
         lines = self._shape.format.split(self._data()[len(self._header) :])
         part = self._path.with_name(f".{self._path.name}.part")
         try:
             with part.open("wb") as file:
                 os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._descriptor).st_mode))
-                file.writelines([self._header, *(lines[at] for _, at in kept)])
+                file.writelines([self._header, *(lines[at] for at in order)])
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(self._path)
@@ -238,9 +238,9 @@ class Results:
             held.append(last)
             self._append(b"\n")  # an editor has taken it away
             return
-        opening = self._shape.opening
-        if not whole and not rest.startswith(opening) and not opening.startswith(rest):
-            raise self._foreign("row 1 of it was not written by llava run")
+        opening, is_row = self._shape.opening, not self._header and self._shape.format.decode(rest) is not None
+        if is_row or not (whole or rest.startswith(opening) or opening.startswith(rest)):
+            raise self._foreign("its last row was not written by llava run")
         os.ftruncate(self._descriptor, whole)
         self.was_torn = True
 

@@ -41,9 +41,11 @@ class RunDisplay:
 
     def stage(self, name: str, amount: int) -> None:
         """Say what the model does, as long as there is nothing better to say."""
+        if name != "loading" and not self._ends:
+            self._ends.append(time.monotonic())
         if self._bars is None:
             self._output.stage(name, amount)
-        elif not self._ends:
+        elif not self._answered:
             self._bars.update(self._bar, doing=STAGES[name])
 
     def note(self, text: str) -> None:
@@ -60,8 +62,6 @@ class RunDisplay:
             self._begin()
         if self._bars is not None:
             self._bars.update(self._bar, description=shown(task.source))
-        if not self._ends:
-            self._ends.append(time.monotonic())
 
     def failed(self, error: LlavaError) -> None:
         """Show what went wrong with one of them; the run goes on."""
@@ -72,13 +72,11 @@ class RunDisplay:
         if tally.answered > self._answered:
             self._answered = tally.answered
             self._ends.append(time.monotonic())
-        elif not tally.answered:
-            # What was there already says nothing about the speed.
-            self._ends.clear()
-            self._ends.append(time.monotonic())
-        count, pace = f"{tally.done} of {tally.total}", self._pace(tally.total - tally.done)
+        left = tally.total - tally.done
+        count, pace = f"{tally.done} of {tally.total}", self._pace(left) if left else ""
         if self._bars is not None:
-            self._bars.update(self._bar, completed=tally.done, total=tally.total, count=count, doing=pace)
+            doing = {"doing": pace} if pace else {}
+            self._bars.update(self._bar, completed=tally.done, total=tally.total, count=count, **doing)
             return
         percent = 100 * tally.done // tally.total // _STEP * _STEP
         if percent > self._percent and not self._output.lively and tally.answered:

@@ -32,15 +32,15 @@ _OUT, _ROWS, _PART = "Output", "Rows", "Part of it"
 
 
 def run(
-    arguments: Annotated[
-        list[str],
+    pictures: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="PICTURES... [QUESTION]",
-            help="Files, folders, patterns, addresses, - (a list of names on stdin), or a file of rows"
-            " (.jsonl, .csv, .tsv); then what you want to know about each.",
+            metavar="PICTURES",
+            help="Files, folders, patterns, addresses, - (a list of names on stdin) or a file of rows (.jsonl, .csv,"
+            " .tsv). The last one is the question, unless there is but one.",
             show_default=False,
         ),
-    ],
+    ] = None,
     ask: Annotated[
         str | None,
         typer.Option("--ask", metavar="FILE", help="Ask every question in this file, one on a line; - is stdin."),
@@ -120,7 +120,7 @@ def run(
     memory_check: options.MemoryCheck = None,
     cache: options.Cache = True,
 ) -> None:
-    """Ask about many pictures; stop whenever you like, the same command goes on.
+    """Ask about many pictures. Stop whenever you like: the same command goes on.
 
     llava run photos/ "Describe this picture." -o captions.jsonl
 
@@ -128,11 +128,16 @@ def run(
 
     find . -name '*.jpg' -print0 | llava run -0 - "What is this?" -o out.jsonl
 
-    llava run rows.jsonl -o answered.jsonl   (rows {"image": …, "question": …}, images beside the file)
+    llava run rows.jsonl -o answered.jsonl
 
-    One line for each picture and question, in order, with all it was made with. What is in FILE already is not asked
-    again: judged by the picture itself, question, model and parameters; failures are tried again. Without --seed each
-    answer has a seed of its own that is the same in every run. FILE is the record: llava log does not have these.
+    Each picture and question makes one line, in order, with all it was made
+    with. Rows have an "image", named from where their file is, and a "question";
+    whatever else they have comes out again.
+
+    What the output holds is not asked again, judged by the picture itself, the
+    question, model and parameters. Failures are, and end with exit code 9.
+    Without --seed, each answer has a seed of its own, the same in every run.
+    The output is the record of a run: the log has none.
     """
     chosen = settings.resolve(
         {
@@ -156,10 +161,10 @@ def run(
         fields = Fields(image_field, question_field, answer_field)
         share = Shard() if shard is None else Shard.parse(shard)
         form = _format(form, output_file)
-        asked = _asked(arguments, ask, null=null, fields=fields, output_file=output_file, sidecar=sidecar)
+        asked = _asked(pictures or [], ask, null=null, fields=fields, output_file=output_file, sidecar=sidecar)
         tasks = [task for task in asked.tasks() if share.has(task)]
         if asked.search.left_out:
-            output.note(f"{asked.search.left_out} files in these folders are no pictures, and are left out")
+            output.note(f"files in these folders that are no pictures, and are left out: {asked.search.left_out}")
 
         files = {"model_path": model_path, "projector_path": projector_path, "prompt_layout": prompt_layout}
         if model_path is None and projector_path is None:
@@ -186,7 +191,7 @@ def run(
                 display.stopped()
                 raise
         if texts is not None and texts.others:
-            output.note(f"{texts.others} {sidecar} files hold something else, and are left as they are")
+            output.note(f"{sidecar} files that hold something else, and are left as they are: {texts.others}")
         _close(tally, output, output_file)
 
 
@@ -215,6 +220,10 @@ def _asked(
     from llava_cli.pictures import shown
     from llava_cli.tasks import Asked, is_row_file, read_questions
 
+    if not arguments:
+        raise UsageError(
+            "usage", "Missing argument 'PICTURES'.", hint=f'llava run photos/ "{settings.DEFAULT_QUESTION}"'
+        )
     *sources, last = arguments
     questions: tuple[str, ...] = ()
     if ask is not None or not sources or is_row_file(last):
@@ -278,7 +287,12 @@ def _record(
     from llava_cli.sidecars import Beside
 
     if output_file is None:
-        yield Stream(shape, output.write) if texts is None else texts
+
+        def write(text: str) -> None:
+            output.end_stage()
+            output.write(text)
+
+        yield Stream(shape, write) if texts is None else texts
         return
     with opened_results(output_file, shape, tasks) as results:
         if results.was_torn:
@@ -300,6 +314,6 @@ def _close(tally: Tally, output: Output, output_file: Path | None) -> None:
         output.report(STOPPED if output_file else "stopped; with -o FILE it could be gone on with")
         raise typer.Exit(130)
     if tally.failed:
-        where = f": they are the lines with an error in {output_file}" if output_file else ""
+        where = f"; their lines in {output_file} have an error" if output_file else ""
         hint = f"the same command tries them again{where}"
         raise RunIncomplete("run", f"{tally.failed} of {tally.total} have no answer", hint=hint)
