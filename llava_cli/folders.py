@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +98,9 @@ class Search:
         is_own = bool(self.own_suffix) and entry.name.endswith(self.own_suffix)
         if is_own or entry.is_dir() or Path(path).resolve() == self.own:
             return False
-        is_one = sniffing.picture_format(_head(path)) is not None
+        head = _head(path)
+        # Two letters alone, with which a picture might begin, are none.
+        is_one = len(head) > 11 and sniffing.picture_format(head) is not None
         self.left_out += not is_one
         return is_one
 
@@ -114,14 +118,18 @@ def is_elsewhere(name: str) -> bool:
 
 
 def _head(path: str) -> bytes:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-        try:
-            return os.read(handle, _HEAD) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
-        finally:
-            os.close(handle)
-    except OSError:
-        return b""
+    with opened_file(path) as file:
+        return b"" if file is None else file.read(_HEAD)
+
+
+@contextmanager
+def opened_file(path: str) -> Iterator[io.FileIO | None]:
+    """Open a file for a look at its bytes; None if it is none, such as a pipe that would keep us waiting."""
+    file = None
+    with suppress(OSError, ValueError):
+        file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY))
+    with file or nullcontext():
+        yield file if file is not None and stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
 
 
 def _natural(name: str) -> tuple[list[tuple[str, int]], str]:

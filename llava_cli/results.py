@@ -19,7 +19,7 @@ from llava_cli.row_files import JsonLines, RowFormat, Table
 from llava_cli.tasks import Fields, Task, identity
 
 _GO_ON = "the same command goes on where this one ended"
-_IN_TABLES = ("key", "picture", "model", "seed", "finish_reason", "seconds")
+_IN_TABLES = ("key", "picture", "file", "model", "seed", "finish_reason", "seconds")
 """The facts that stand in a table, which is for people; JSON Lines have all of them."""
 
 
@@ -44,6 +44,10 @@ class _Held:
     key: str
     error: str
     """What went wrong; empty for an answer."""
+    file: str
+    """The sha256 of the file the picture came from, if it came from one."""
+    picture: str
+    """The sha256 of the picture itself."""
 
     @property
     def mark(self) -> tuple[bytes, str]:
@@ -76,7 +80,8 @@ class Shape:
         else:
             row[fields.error] = _sentence(line.error) if self._is_table else line.error
         if self._is_table:
-            flat = {**facts, **facts["parameters"], "picture": (facts["picture"] or {}).get("sha256")}
+            picture = facts["picture"] or {}
+            flat = {**facts, **facts["parameters"], "picture": picture.get("sha256"), "file": picture.get("file")}
             row |= {f"{fields.facts}_{name}": flat.get(name) for name in _IN_TABLES}
         else:
             row[fields.facts] = facts
@@ -87,15 +92,20 @@ class Shape:
         row = self.format.decode(line)
         if row is None:
             return None
-        facts, error = row.get(self._fields.facts), row.get(self._fields.error)
-        if not self._is_table:
-            key = facts.get("key") if isinstance(facts, dict) else None
-        else:
-            key = row[f"{self._fields.facts}_key"]
+        error, facts = row.get(self._fields.error), self._facts(row)
+        key, picture = facts.get("key"), facts.get("picture") or {}
         if not isinstance(key, str) or not key or not (error or self._fields.answer in row):
             return None
         asked = {name: value for name, value in row.items() if name not in self._written}
-        return _Held(identity(asked), key, _sentence(error) if isinstance(error, dict) else str(error or ""))
+        said = _sentence(error) if isinstance(error, dict) else str(error or "")
+        return _Held(identity(asked), key, said, str(picture.get("file", "")), str(picture.get("sha256", "")))
+
+    def _facts(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self._is_table:
+            facts = row.get(self._fields.facts)
+            return facts if isinstance(facts, dict) else {}
+        key, picture, file, *_ = (row[f"{self._fields.facts}_{name}"] for name in _IN_TABLES)
+        return {"key": key, "picture": {"sha256": picture, "file": file}}
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
@@ -104,6 +114,10 @@ def _sentence(error: Mapping[str, Any]) -> str:
 
 class Record(Protocol):
     """Where the lines of a run go."""
+
+    @property
+    def pictures(self) -> Mapping[str, str]:
+        """Return the pictures it knows: the sha256 of the file, and of the picture that is in it."""
 
     def holds(self, number: int, task: Task, key: str, failure_key: str) -> bool:
         """Tell whether the answer to task `number` is there; each line that is there stands for one task.
@@ -120,6 +134,8 @@ class Record(Protocol):
 
 class Stream:
     """Lines that go where they cannot be looked at again."""
+
+    pictures: Mapping[str, str] = {}
 
     def __init__(self, shape: Shape, write: Callable[[str], None]) -> None:
         self._shape, self._write = shape, write
@@ -145,6 +161,8 @@ class Results:
         self.was_torn = False
         """Whether the last line had been cut off in the middle, and is gone now."""
         self._held = self._read()
+        self.pictures = {one.file: one.picture for one in self._held if one.file and one.picture}
+        """As `Record` has it, from the start."""
         mine = {task.identity for task in tasks}
         self._answers = Counter(one.mark for one in self._held if not one.error)
         self._errors = {one.mark: one.error for one in self._held if one.error}

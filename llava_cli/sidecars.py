@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from llava_cli.tasks import Task
 
 class Sidecars:
     """A `Record` of text files that are called like their pictures: `photo.txt` beside `photo.jpg`."""
+
+    pictures: Mapping[str, str] = {}
 
     def __init__(self, suffix: str, tasks: Sequence[Task]) -> None:
         if not suffix.startswith(".") or "/" in suffix or suffix in (".", ".."):
@@ -61,6 +63,10 @@ class Beside:
 
     results: Record
     sidecars: Sidecars
+
+    @property
+    def pictures(self) -> Mapping[str, str]:
+        return self.results.pictures
 
     def holds(self, number: int, task: Task, key: str, failure_key: str) -> bool:
         return self.results.holds(number, task, key, failure_key)

@@ -8,6 +8,7 @@ import random
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from llava_cli.cli import _run
@@ -54,7 +55,7 @@ def here(*arguments: object, options: tuple[str, ...] = GREEDY, stdin: bytes = b
     return code, stdout.getvalue(), stderr.getvalue()
 
 
-def lines(path: Path) -> list[dict]:
+def lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a file without what no two runs have in common."""
     read = [json.loads(line) for line in path.read_text().splitlines()]
     for line in read:
@@ -62,6 +63,6 @@ def lines(path: Path) -> list[dict]:
     return read
 
 
-def answers(read: list[dict]) -> dict[tuple[str, str], str | None]:
+def answers(read: list[dict[str, Any]]) -> dict[tuple[str, str], str | None]:
     """Return what is answered, by the name of the picture and the question; None for an error."""
     return {(Path(line["image"]).name, line["question"]): line.get("answer") for line in read}

@@ -184,6 +184,7 @@ def run(
                 recipe,
                 record,
                 display,
+                by_file=not frame and not allow_truncated,
             )
             try:
                 tally = walk.play(tasks, limit=limit, fail_fast=fail_fast)
