@@ -123,6 +123,7 @@ class Run:
             picture = look.picture()
             facts["picture"] = {
                 "sha256": picture.sha256, "width": picture.width, "height": picture.height, "file": look.file,
+                **({"notes": list(picture.notes)} if picture.notes else {}),
             }  # fmt: skip
             reply = self._answer(task.question, picture, recipe.seed(key))
             shape = _shape(reply)

@@ -17,6 +17,7 @@ from llava_cli.settings import LoadOptions
 from tests.photos import GREEDY, QUESTION, answers, broken, drawn, fill, here, lines
 from tests.processes import LLAVA, llava
 from tests.questions import kept
+from tests.terminal import Terminal
 
 COUNT, BAD = 40, 3
 
@@ -305,6 +306,15 @@ def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(photos, whole, tmp_path
     assert 5 <= count < COUNT
 
 
+def test_a_terminal_shows_how_far_it_is_and_how_long_it_takes(photos, tmp_path):
+    """The bar is gone when the run ends, and Ctrl-C ends it."""
+    with Terminal("run", photos, QUESTION, "-o", tmp_path / "out.jsonl", "-m", "shapes", "-t", "0") as terminal:
+        terminal.wait(r"\d+ of 40 +\d.* left")
+        terminal.send("\x03")
+        terminal.wait(r"\d+ new answers?, .*left\s+stopped; the same command goes on from here\s*$")
+        assert 130 == terminal.end()
+
+
 def test_a_full_disk_is_exit_six_and_leaves_whole_lines(photos, whole, tmp_path):
     out = tmp_path / "out.jsonl"
     command = [*LLAVA, "run", str(photos), QUESTION, "-o", str(out), *GREEDY, "--no-cache"]
@@ -356,6 +366,7 @@ REFUSALS = {
     "a pattern that nothing fits": ["few/*.tiff", "What?"],
     "a list and no stdin for it": ["few", "-0", "What?"],
     "stdin twice": ["-", "--ask", "-"],
+    "a question and questions": ["few", "What is it?", "--ask", "two.txt"],
     "no such questions": ["few", "--ask", "missing.txt"],
     "no questions": ["few", "--ask", "empty.txt"],
     "no such format": ["few", "What?", "-o", "out.xml"],

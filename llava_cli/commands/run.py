@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -145,6 +146,7 @@ def run(
     Without --seed, each answer has a seed of its own, the same in every run.
     The output is the record of a run: the log has none.
     """
+    output_file = None if output_file == Path("-") else output_file
     kept = template_named(template)
     drawing = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "top_p": top_p}
     held, possible = answer_shape(schema, choices, kept, exit_code=False, drawing=drawing)
@@ -201,7 +203,8 @@ def run(
             try:
                 tally = walk.play(tasks, limit=limit, fail_fast=fail_fast)
             except KeyboardInterrupt:
-                display.stopped()
+                if output_file is not None:
+                    display.stopped()
                 raise
         if texts is not None and texts.others:
             output.note(f"{sidecar} files that hold something else, and are left as they are: {texts.others}")
@@ -233,9 +236,11 @@ def _asked(
         raise UsageError("usage", "Missing argument 'PICTURES'.", hint=hint)
     sources, last = list(arguments), arguments[-1]
     questions: tuple[str, ...] = () if kept is None else (kept,)
-    if ask is None and len(sources) > 1 and last != "-" and not names_picture(last):
+    if len(sources) > 1 and last != "-" and not names_picture(last):
+        if ask is not None:
+            raise UsageError("--ask", "there is a question on the command line, too", hint="leave one of them out")
         questions = (sources.pop().strip(),)
-    elif ask is None and Path(last).is_file() and not is_row_file(last) and not is_picture(last):
+    elif ask is None and os.path.isfile(last) and not (is_row_file(last) or is_picture(last)):  # noqa: PTH113
         hint = "questions in a file are asked with --ask FILE"
         raise UsageError(shown(last), "it is neither a picture nor a question", hint=hint)
     if questions == ("",):
