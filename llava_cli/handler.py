@@ -239,6 +239,11 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._answered = True
         return weights
 
+    def rewind(self) -> None:
+        """Forget the question and the answer, and keep the picture: the next one is read as in a new process."""
+        if self._llama is not None:
+            self._cache.rewind()
+
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the next question begins anew."""
         self.stopped.set()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llava_cli.reply import Usage
     from llava_cli.settings import LoadOptions
 
-_STAGES = {
+STAGES = {
     "loading": "loading the model",
     "looking": "looking at the picture",
     "reading": "reading the question",
@@ -167,10 +167,10 @@ class Output:
         if self._announces and name != "writing" and name not in self._announced:
             # A line that changes all the time is noise to a screen reader.
             self._announced.add(name)
-            _to_stderr(f"{_STAGES[name]}…")
+            _to_stderr(f"{STAGES[name]}…")
         if not self.lively or (name == "writing" and self.rich):
             return
-        text = _STAGES[name] + (f" ({amount} tokens)" if amount else "")
+        text = STAGES[name] + (f" ({amount} tokens)" if amount else "")
         self._stage = _StageLine(text, getattr(amount, "seconds", 0.0))
 
     def busy(self, text: str) -> None:

@@ -275,3 +275,14 @@ def test_an_answer_in_other_tokens_than_its_text_has_is_not_read_again(engine):
             unusual += 1
             assert len(held) == engine.reading.reused
     assert unusual > 0
+
+
+def test_after_a_rewind_a_question_is_read_whole_as_in_a_new_process(engine):
+    """Words that two questions begin with would else be read in other company, which may change an answer's bits."""
+    reused = []
+    for question in ("What is red?", "What is blue?", "Is it a star?"):
+        engine.handler.rewind()
+        engine.ask(user(question, picture(1)))
+        reused.append(engine.reading.reused)
+    assert (0, reused[2], 1) == (reused[0], reused[1], engine.stages.count("looking"))
+    assert reused[2] > PICTURE_CELLS
