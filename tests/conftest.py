@@ -59,6 +59,6 @@ def here(
         monkeypatch.setattr(sys, "argv", ["llava", *map(str, arguments)])
         code = cli._run()
         written = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, written.out, written.err)
+        return subprocess.CompletedProcess(list(map(str, arguments)), code, written.out, written.err)
 
     return run

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from dataclasses import replace
@@ -69,8 +70,8 @@ def test_nothing_is_written_down_that_should_not_be(tiny_pair, monkeypatch, how)
 
 
 def test_what_was_written_before_its_reader_left_is_written_down(tiny_pair):
-    command = f"{sys.executable} -m llava_cli ask {SCENE} -t 2 -n 1800 {' '.join(files_of(tiny_pair))} | head -c 1"
-    assert pexpect.run(f"sh -c '{command}'", timeout=60)
+    asked = shlex.join([*LLAVA, "ask", SCENE, "-t", "2", "-n", "1800", *files_of(tiny_pair)])
+    assert pexpect.run(shlex.join(["sh", "-c", f"{asked} | head -c 1"]), timeout=60)
     turn = History().turn()
     assert ("stopped", True) == (turn.finish_reason, 0 < turn.usage["answer_tokens"] < 1800)
 
