@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_cli.errors import UsageError
+from llava_cli.fetching import is_address, public_name
 from llava_cli.folders import is_elsewhere
 from llava_cli.pictures import shown
 from llava_cli.render import sanitise
@@ -39,7 +40,7 @@ class Sidecars:
     def path(self, task: Task) -> Path:
         """Name the text file of a picture; raise `UsageError` for one that is no file."""
         if is_elsewhere(task.source):
-            what = shown(task.source.partition("?")[0])
+            what = public_name(task.source) if is_address(task.source) else task.source[:5]
             raise UsageError("--sidecar", f"{what} is no file that a text could stand beside", hint="use -o FILE")
         return Path(task.source).with_suffix(self._suffix)
 

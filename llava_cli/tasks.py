@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_cli.errors import UnreadablePicture, UsageError
-from llava_cli.fetching import is_address
+from llava_cli.fetching import is_address, without_password
 from llava_cli.folders import Found, Search, is_elsewhere
 from llava_cli.pictures import shown
 from llava_cli.row_files import SUFFIXES, cell, read_rows
@@ -123,7 +123,7 @@ class Asked:
     def _about(self, found: Found) -> Iterator[Task]:
         self._lacking = True
         for question in self.questions or (DEFAULT_QUESTION,):
-            row = {self.fields.image: found.source, self.fields.question: question}
+            row = {self.fields.image: without_password(found.source), self.fields.question: question}
             yield Task(found.source, question, row, found.place, error=found.error)
 
     def _of_row(self, path: Path, number: int, row: dict[str, Any]) -> Iterator[Task]:
