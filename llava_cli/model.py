@@ -154,6 +154,10 @@ class Model:
         if isinstance(shown, Picture):
             self._handler.prepare(self._llama, shown)
 
+    def hear(self, on_stage: StageListener | None) -> None:
+        """Let `on_stage` hear what begins from now on, in place of the listener so far."""
+        self._handler.on_stage = on_stage
+
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the text so far stays."""
         self._handler.stop()
