@@ -28,6 +28,7 @@ from llava_cli.ahead import Ahead
 from llava_cli.answer_text import PieceDecoder
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
 from llava_cli.gguf_file import repaired_projector
+from llava_cli.odds import TokenOdds, token_odds
 from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_unsupported
 from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.prefix_cache import PrefixCache, Shelf
@@ -65,6 +66,8 @@ class Reading:
     finish_reason: str = ""
     """Why the last answer ended: `stop`, `length` (max_tokens), `context` (window full) or `stopped` (by the user)."""
     answer_tokens: int = 0
+    odds: list[TokenOdds] | None = None
+    """How probable each token of the answer was, if that is wanted."""
 
 
 class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-python ships no usable types
@@ -137,6 +140,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         max_tokens: int | None = None,
         logits_processor: Any = None,
         grammar: Any = None,
+        logprobs: bool | None = None,
+        top_logprobs: int | None = None,
         model: str | None = None,
         **others: Any,
     ) -> Any:
@@ -167,18 +172,25 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             grammar=grammar,
         )
         stops = [stop] if isinstance(stop, str) else list(stop or [])
+        self.reading.odds = [] if logprobs else None
         self._replies += 1
         is_begun = asked[-1].role == "assistant" and bool(asked[-1].text)
         decoder = PieceDecoder([*stops, *self.layout.stop], is_begun=is_begun)
-        pieces = self._write(tokens, decoder, min(wanted, limit), limit, self._replies)
+        pieces = self._write(tokens, decoder, min(wanted, limit), limit, self._replies, top_logprobs or 0)
         name = model or llama.model_path
-        return chunks(pieces, self.reading, name) if stream else completion(pieces, self.reading, name, len(prompt))
+        return chunks(pieces, self.reading, name) if stream else completion(pieces, self.reading, name)
 
     # The parts of that walk.
 
     def count(self, llama: Any, messages: Sequence[Message]) -> int:
         """Return how many cells the prompt of `messages` takes."""
         return len(cells_of(self.layout.render(messages), llama, self._view))
+
+    def require_room(self, llama: Any, messages: Sequence[Message]) -> None:
+        """Raise `ContextTooSmall` if the prompt of `messages` leaves no room for an answer. From any thread."""
+        timeline = cells_of(self.layout.render(messages), llama, self._view)
+        if len(timeline) >= llama.n_ctx():
+            raise self._too_long(timeline, llama)
 
     def embed(self, llama: Any, picture: Picture | RememberedPicture) -> NDArray[np.float32]:
         """Return the image features of `picture` as the language model receives them, float32 `(n_tokens, n_embd)`."""
@@ -246,7 +258,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         llama = self._llama
         timeline = cells_of(self.layout.render(messages), llama, self._view)
         if len(timeline) >= llama.n_ctx():
-            raise self._too_long(timeline)
+            raise self._too_long(timeline, llama)
         pictures = {self._view(p): p for message in messages for p in message.pictures}
         self.reading = Reading(picture_cells=_picture_cells(timeline))
         self._recall(timeline)
@@ -266,14 +278,18 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         """Raise `EngineFailed` if the logits are not numbers; llama.cpp would draw tokens from them all the same."""
         import numpy as np
 
-        llama = self._llama
-        logits = np.ctypeslib.as_array(c.llama_get_logits_ith(llama.ctx, -1), shape=(llama.n_vocab(),))
-        if not np.isfinite(logits).all():
+        if not np.isfinite(self._logits()).all():
             raise EngineFailed(
-                Path(llama.model_path).name,
+                Path(self._llama.model_path).name,
                 "what it answers are not numbers, so the file must be damaged",
                 hint="compare its sha256 with the published one, or download it again",
             )
+
+    def _logits(self) -> NDArray[np.float32]:
+        """Return the logits behind the last cell that was evaluated, as a view that the next one changes."""
+        import numpy as np
+
+        return np.ctypeslib.as_array(c.llama_get_logits_ith(self._llama.ctx, -1), shape=(self._llama.n_vocab(),))
 
     def _recall(self, timeline: list[Cell]) -> None:
         """Let what is in the KV cache make room, kept on disk, if `timeline` begins otherwise; bring back its own."""
@@ -287,8 +303,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             self._shelf.restore(prefix, self._cache)
             self.reading.read_seconds += time.monotonic() - start
 
-    def _too_long(self, timeline: list[Cell]) -> ContextTooSmall:
-        taken, window, trained = len(timeline), self._llama.n_ctx(), self._llama._model.n_ctx_train()
+    def _too_long(self, timeline: list[Cell], llama: Any) -> ContextTooSmall:
+        taken, window, trained = len(timeline), llama.n_ctx(), llama._model.n_ctx_train()
         larger = -(-(taken + 512) // 1024) * 1024  # a round number with room for an answer
         views = [cell.view for cell in timeline if isinstance(cell, PictureCell) and cell.row == 0]
         quick = taken - sum(view.tokens - self.facts.square_tokens for view in views)
@@ -376,7 +392,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             self._shelf.keep_embeddings(view, name, rows)
 
     def _write(
-        self, tokens: Iterator[int], decoder: PieceDecoder, max_tokens: int, room: int, reply: int
+        self, tokens: Iterator[int], decoder: PieceDecoder, max_tokens: int, room: int, reply: int, top: int
     ) -> Iterator[str]:
         """Yield the answer's text as it is written and leave the reason it ended in `self.reading`."""
         llama, reading = self._llama, self.reading
@@ -391,6 +407,9 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                     reading.finish_reason = "stop"
                     break
                 reading.answer_tokens += 1
+                if reading.odds is not None:
+                    # What the token was drawn from is there until the next one is evaluated.
+                    reading.odds.append(token_odds(self._logits(), token, top, partial(_piece, llama)))
                 yield from decoder.feed(_piece(llama, token))
                 if decoder.stopped:
                     reading.finish_reason = "stop"

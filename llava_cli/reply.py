@@ -47,7 +47,11 @@ class Reply:
         messages: Sequence[Mapping[str, Any]],
         sampling: Sampling,
         on_end: Callable[[str], None],
+        schema: Any = None,
+        how: Mapping[str, Any] | None = None,
     ) -> None:
+        from llama_cpp import LlamaGrammar
+
         self.seed = random.randrange(2**32 - 1) if sampling.seed is None else sampling.seed
         """The seed this answer is written with."""
         self.sampling = sampling
@@ -59,6 +63,9 @@ class Reply:
         self._text = ""
         self._on_end: Callable[[str], None] | None = on_end
         settings = {name: value for name, value in vars(sampling).items() if name != "seed"}
+        settings |= how or {}
+        if schema is not None:
+            settings["grammar"] = LlamaGrammar.from_string(schema.grammar())
         self._chunks: Iterator[Any] = llama.create_chat_completion(
             messages=list(messages), stream=True, seed=self.seed, **settings
         )
@@ -99,6 +106,11 @@ class Reply:
     def is_worth_keeping(self) -> bool:
         """Tell whether it says anything: one that was stopped before its first word does not."""
         return bool(self._text) or self.finish_reason == "stop"
+
+    @property
+    def reading(self) -> Reading:
+        """Return what the handler counts meanwhile."""
+        return self._reading
 
     @property
     def usage(self) -> Usage:
