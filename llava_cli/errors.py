@@ -10,6 +10,7 @@ LlavaError                  1   unexpected
 ├── EngineFailed            7   llama.cpp gave up, or gave something that cannot be right
 │   ├── ContextTooSmall     7   the prompt does not fit
 │   └── Busy                7   too many wait for the same model
+├── AnswerUnfit             8   the answer is not what was asked for: a schema, or that of last time
 ├── LogUnusable             1   the log cannot be read or written
 └── Stopped               130   the user pressed Ctrl-C
 """
@@ -70,6 +71,10 @@ class Busy(EngineFailed):
     def __init__(self, what: str, why: str, *, seconds: int) -> None:
         super().__init__(what, why, hint=f"ask again in {seconds} s")
         self.seconds = seconds
+
+
+class AnswerUnfit(LlavaError):
+    exit_code = 8
 
 
 class LogUnusable(LlavaError):

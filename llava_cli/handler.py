@@ -26,8 +26,10 @@ from llama_cpp.llama_chat_format import Llava15ChatHandler
 from llava_cli import engine_log
 from llava_cli.ahead import Ahead
 from llava_cli.answer_text import PieceDecoder
+from llava_cli.choices import weigh
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
 from llava_cli.gguf_file import repaired_projector
+from llava_cli.odds import TokenOdds, token_odds
 from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_unsupported
 from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.prefix_cache import PrefixCache, Shelf
@@ -65,6 +67,8 @@ class Reading:
     finish_reason: str = ""
     """Why the last answer ended: `stop`, `length` (max_tokens), `context` (window full) or `stopped` (by the user)."""
     answer_tokens: int = 0
+    odds: list[TokenOdds] | None = None
+    """How probable each token of the answer was, if that is wanted."""
 
 
 class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-python ships no usable types
@@ -137,6 +141,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         max_tokens: int | None = None,
         logits_processor: Any = None,
         grammar: Any = None,
+        logprobs: bool | None = None,
+        top_logprobs: int | None = None,
         model: str | None = None,
         **others: Any,
     ) -> Any:
@@ -145,6 +151,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         If the last message is the assistant's, the answer goes on where that ends.
         """
         refuse_unsupported(others)
+        if grammar is not None:
+            _require_grammar(grammar)
         self.stopped.clear()
         self._adopt(llama)
         asked = read_messages(messages)
@@ -167,18 +175,25 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             grammar=grammar,
         )
         stops = [stop] if isinstance(stop, str) else list(stop or [])
+        self.reading.odds = [] if logprobs else None
         self._replies += 1
         is_begun = asked[-1].role == "assistant" and bool(asked[-1].text)
         decoder = PieceDecoder([*stops, *self.layout.stop], is_begun=is_begun)
-        pieces = self._write(tokens, decoder, min(wanted, limit), limit, self._replies)
+        pieces = self._write(tokens, decoder, min(wanted, limit), limit, self._replies, top_logprobs or 0)
         name = model or llama.model_path
-        return chunks(pieces, self.reading, name) if stream else completion(pieces, self.reading, name, len(prompt))
+        return chunks(pieces, self.reading, name) if stream else completion(pieces, self.reading, name)
 
     # The parts of that walk.
 
     def count(self, llama: Any, messages: Sequence[Message]) -> int:
         """Return how many cells the prompt of `messages` takes."""
         return len(cells_of(self.layout.render(messages), llama, self._view))
+
+    def require_room(self, llama: Any, messages: Sequence[Message]) -> None:
+        """Raise `ContextTooSmall` if the prompt of `messages` leaves no room for an answer. From any thread."""
+        timeline = cells_of(self.layout.render(messages), llama, self._view)
+        if len(timeline) >= llama.n_ctx():
+            raise self._too_long(timeline, llama)
 
     def embed(self, llama: Any, picture: Picture | RememberedPicture) -> NDArray[np.float32]:
         """Return the image features of `picture` as the language model receives them, float32 `(n_tokens, n_embd)`."""
@@ -196,6 +211,36 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         view = self._view(picture)
         if view not in self._embeddings and not self._fetch(view):
             self._ahead.begin(view, partial(self._encode_ahead, picture, view.detail))
+
+    def weigh(self, llama: Any, messages: Sequence[Any], texts: Sequence[str]) -> list[tuple[float, int]]:
+        """Return the log probability of each text as the whole answer to `messages`, and how many tokens that is of.
+
+        The end of the answer is one of them. What is read stays in the cache; the texts do not.
+        """
+        self.stopped.clear()
+        self._adopt(llama)
+        self._replies += 1
+        asked = read_messages(messages)
+        prompt, *answers = (
+            cells_of(self.layout.render(some), llama, self._view)
+            for some in (asked, *([*asked, Message("assistant", text)] for text in texts))
+        )
+        if len(longest := max(answers, key=len)) >= llama.n_ctx():
+            raise self._too_long(longest)
+        self._read(asked)
+        self._refuse_what_is_no_number()
+        self._tell("weighing", 0)
+        # The first letters of an answer may join what stands before it in one token.
+        shared = min(map(self._cache.shared, answers))
+        ends = [token for token in range(llama.n_vocab()) if c.llama_vocab_is_eog(llama._model.vocab, token)]
+        try:
+            if shared < len(prompt):
+                self._cache.sync(prompt[:shared], self._embeddings.__getitem__)
+            return weigh(self._cache, self._logits(), [answer[shared:] for answer in answers], ends)
+        except RuntimeError as error:
+            if self.stopped.is_set():
+                raise Stopped("choices", "stopped while weighing them") from error
+            raise EngineFailed("llama.cpp", f"it could not weigh the choices ({error})") from error
 
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the next question begins anew."""
@@ -246,7 +291,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         llama = self._llama
         timeline = cells_of(self.layout.render(messages), llama, self._view)
         if len(timeline) >= llama.n_ctx():
-            raise self._too_long(timeline)
+            raise self._too_long(timeline, llama)
         pictures = {self._view(p): p for message in messages for p in message.pictures}
         self.reading = Reading(picture_cells=_picture_cells(timeline))
         self._recall(timeline)
@@ -266,14 +311,18 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         """Raise `EngineFailed` if the logits are not numbers; llama.cpp would draw tokens from them all the same."""
         import numpy as np
 
-        llama = self._llama
-        logits = np.ctypeslib.as_array(c.llama_get_logits_ith(llama.ctx, -1), shape=(llama.n_vocab(),))
-        if not np.isfinite(logits).all():
+        if not np.isfinite(self._logits()).all():
             raise EngineFailed(
-                Path(llama.model_path).name,
+                Path(self._llama.model_path).name,
                 "what it answers are not numbers, so the file must be damaged",
                 hint="compare its sha256 with the published one, or download it again",
             )
+
+    def _logits(self) -> NDArray[np.float32]:
+        """Return the logits behind the last cell that was evaluated, as a view that the next one changes."""
+        import numpy as np
+
+        return np.ctypeslib.as_array(c.llama_get_logits_ith(self._llama.ctx, -1), shape=(self._llama.n_vocab(),))
 
     def _recall(self, timeline: list[Cell]) -> None:
         """Let what is in the KV cache make room, kept on disk, if `timeline` begins otherwise; bring back its own."""
@@ -287,8 +336,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             self._shelf.restore(prefix, self._cache)
             self.reading.read_seconds += time.monotonic() - start
 
-    def _too_long(self, timeline: list[Cell]) -> ContextTooSmall:
-        taken, window, trained = len(timeline), self._llama.n_ctx(), self._llama._model.n_ctx_train()
+    def _too_long(self, timeline: list[Cell], llama: Any) -> ContextTooSmall:
+        taken, window, trained = len(timeline), llama.n_ctx(), llama._model.n_ctx_train()
         larger = -(-(taken + 512) // 1024) * 1024  # a round number with room for an answer
         views = [cell.view for cell in timeline if isinstance(cell, PictureCell) and cell.row == 0]
         quick = taken - sum(view.tokens - self.facts.square_tokens for view in views)
@@ -376,7 +425,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             self._shelf.keep_embeddings(view, name, rows)
 
     def _write(
-        self, tokens: Iterator[int], decoder: PieceDecoder, max_tokens: int, room: int, reply: int
+        self, tokens: Iterator[int], decoder: PieceDecoder, max_tokens: int, room: int, reply: int, top: int
     ) -> Iterator[str]:
         """Yield the answer's text as it is written and leave the reason it ended in `self.reading`."""
         llama, reading = self._llama, self.reading
@@ -391,6 +440,9 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                     reading.finish_reason = "stop"
                     break
                 reading.answer_tokens += 1
+                if reading.odds is not None:
+                    # What the token was drawn from is there until the next one is evaluated.
+                    reading.odds.append(token_odds(self._logits(), token, top, partial(_piece, llama)))
                 yield from decoder.feed(_piece(llama, token))
                 if decoder.stopped:
                     reading.finish_reason = "stop"
@@ -425,6 +477,14 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
 
 def _with_pixels(picture: Picture | RememberedPicture) -> Picture:
     return picture if isinstance(picture, Picture) else picture.open()
+
+
+def _require_grammar(grammar: Any) -> None:
+    """Raise `UsageError` for a grammar that llama.cpp cannot read; it would end the process later."""
+    sampler = c.llama_sampler_init_grammar(None, grammar._grammar.encode(), grammar._root.encode())
+    if not sampler:
+        raise UsageError("grammar", "llama.cpp cannot read it", hint="a simpler schema has a simpler grammar")
+    c.llama_sampler_free(sampler)
 
 
 def _picture_cells(timeline: Sequence[Cell]) -> int:

@@ -29,6 +29,7 @@ _STAGES = {
     "looking": "looking at the picture",
     "reading": "reading the question",
     "writing": "writing",
+    "weighing": "weighing the choices",
     "keeping": "keeping the picture for next time",
     "checking": "computing the same in NumPy",
 }

@@ -203,6 +203,30 @@ class KvCache:
         self._recorded, self._runs = list(prefix), _runs_of(prefix)
         return True
 
+    def logits_behind(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits behind each of `tokens` if they came next, `(len(tokens), n_vocab)`; keep none of them."""
+        import numpy as np
+        from llama_cpp import llama_cpp as c
+
+        llama, held = self._llama, self.cells()
+        batch = c.llama_batch_init(len(tokens), 0, 1)
+        try:
+            batch.n_tokens = len(tokens)
+            for i, token in enumerate(tokens):
+                batch.token[i] = token
+                batch.pos[i] = len(held) + i
+                batch.n_seq_id[i] = 1
+                batch.seq_id[i][0] = 0
+                batch.logits[i] = True
+            status = c.llama_decode(llama.ctx, batch)
+            if status != 0:
+                raise RuntimeError(f"llama_decode returned {status}")
+            rows = [c.llama_get_logits_ith(llama.ctx, i) for i in range(len(tokens))]
+            return np.stack([np.ctypeslib.as_array(row, shape=(llama.n_vocab(),)) for row in rows])
+        finally:
+            c.llama_batch_free(batch)
+            self._forget_all_but(held)
+
     def _forget_all_but_prefix(self, timeline: Sequence[Cell]) -> int:
         common = min(self.shared(timeline), len(timeline) - 1)
         # A picture is one batch, now and later, so that answers do not depend on what was cached.

@@ -73,16 +73,31 @@ class View:
 
 
 class Models:
-    """The models a visitor can choose, one of which is open."""
+    """The models a visitor can choose, one of which is open. Use it with `with`."""
 
     def __init__(
-        self, engine: Engine, names: Sequence[str], current: str, open_model: Callable[[str, StageListener], Model]
+        self,
+        open_model: Callable[[str, StageListener], Model],
+        first: str,
+        others: Sequence[str],
+        on_stage: StageListener,
     ) -> None:
-        self.engine = engine
-        self.names = tuple(names)
-        self.first = current
-        self._current: str | None = current
+        self.names = tuple(dict.fromkeys([first, *others]))
         self._open = open_model
+        self._current: str | None = first
+        self.engine = Engine(open_model(first, on_stage))
+
+    def __enter__(self) -> Models:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()
+        self.engine.model.close()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what is worth saying about the open model; closing may add to it."""
+        return self.engine.model.notes
 
     def is_open(self, name: str) -> bool:
         """Tell whether the model called `name` is the open one."""

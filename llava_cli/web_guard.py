@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import secrets
-import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
+from llava_cli.guard import App, Receive, Rules, Scope, Send
 
 _API = "/gradio_api/"
 _PAGES = {"/", "/config", "/theme.css", "/favicon.ico", f"{_API}upload", f"{_API}upload_progress", f"{_API}cancel",
@@ -54,34 +49,20 @@ form {{ display: grid; gap: .8rem; width: min(20rem, 85vw) }} input, button {{ f
 <button>Open</button><p role="alert">{why}</p></form></body></html>"""
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether only this computer reaches `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+class PageGuard:
+    """The page, for those who may have it: an ASGI application around another one.
 
-
-class Guard:
-    """The page, for those who may have it. An ASGI application around another one.
-
-    `host` is where it listens. A name that is no address and not this computer's own could be a stranger's that was
-    made to lead here (DNS rebinding), so it is refused.
+    `rules` tell the names it answers to, `uploads` is the one folder of which it shows files.
     """
 
-    def __init__(self, app: App, host: str, uploads: Path, password: str = "") -> None:
-        self._app = app
-        self._names = {"localhost", host.casefold()}
-        if not is_loopback(host):
-            self._names |= {socket.gethostname().casefold(), f"{socket.gethostname()}.local".casefold()}
-        self._only_here = is_loopback(host)
+    def __init__(self, app: App, rules: Rules, uploads: Path, password: str = "") -> None:
+        self._app, self._rules, self._password = app, rules, password
         self._uploads = uploads.resolve()
-        self._password = password
         self._session = secrets.token_urlsafe(32)
         """What a browser shows instead of the password, until this process ends."""
         self._one_try = asyncio.Lock()
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
@@ -89,11 +70,11 @@ class Guard:
         else:
             await send({"type": "websocket.close"})
 
-    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         path, is_post = scope["path"], scope["method"] not in ("GET", "HEAD")
         host = headers.get("host", "")
-        if not self._is_known(host):
+        if not self._rules.has_name(host):
             await _say(send, 421, "llava does not answer to this name")
         elif not _is_own(headers, host, is_post=is_post):
             await _say(send, 403, "this request comes from another site")
@@ -109,16 +90,6 @@ class Guard:
         else:
             await self._app(scope, receive, _with_headers(send))
 
-    def _is_known(self, host: str) -> bool:
-        name = (urlsplit(f"//{host}").hostname or "") if _is_plain(host) else ""
-        if name in self._names:
-            return True
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return address.is_loopback or not self._only_here
-
     def _is_used(self, path: str) -> bool:
         if path.startswith(_FILES):
             return Path(path.removeprefix(_FILES)).resolve().is_relative_to(self._uploads)
@@ -126,7 +97,7 @@ class Guard:
 
     # The password.
 
-    def _is_logged_in(self, headers: Message) -> bool:
+    def _is_logged_in(self, headers: Mapping[str, str]) -> bool:
         try:
             cookies = SimpleCookie(headers.get("cookie", ""))
         except CookieError:
@@ -146,11 +117,7 @@ class Guard:
             await _say(send, 401, _LOGIN.format(why="That is not it."), kind="text/html")
 
 
-def _is_plain(host: str) -> bool:
-    return host.isascii() and not any(sign in host for sign in "/@?#\\ ")
-
-
-def _is_own(headers: Message, host: str, *, is_post: bool) -> bool:
+def _is_own(headers: Mapping[str, str], host: str, *, is_post: bool) -> bool:
     """Tell whether a request comes from the page itself, or from nobody's page."""
     if "origin" in headers:
         return headers["origin"] in (f"http://{host}", f"https://{host}")
@@ -182,7 +149,7 @@ async def _say(send: Send, status: int, text: str, kind: str = "text/plain", **h
 def _with_headers(send: Send) -> Send:
     fields = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
 
-    async def send_guarded(message: Message) -> None:
+    async def send_guarded(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", ()), *fields]}
         await send(message)

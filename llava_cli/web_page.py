@@ -83,7 +83,7 @@ def examples() -> list[Path]:
     return sorted((inside if inside.is_dir() else Path(__file__).parent.parent / "examples").glob("*.png"))
 
 
-def build(visitors: Visitors, uploads: Path, chosen: Settings, first: Picture | None, notice: str) -> Any:
+def build(visitors: Visitors, uploads: Path, chosen: Settings, first: Picture | None) -> Any:
     """Make the page; return it as an ASGI application.
 
     `uploads` is where the files of visitors are, `first` the picture they find there.
@@ -112,7 +112,7 @@ def build(visitors: Visitors, uploads: Path, chosen: Settings, first: Picture | 
                         )  # fmt: skip
                     with gr.Accordion("Settings", open=False):
                         names = visitors.models.names
-                        model = gr.Dropdown(list(names), value=visitors.models.first, label="Model", filterable=False)
+                        model = gr.Dropdown(list(names), value=names[0], label="Model", filterable=False)
                         system = gr.Textbox(
                             value=chosen.system or "", label="System prompt", lines=2,
                             placeholder="the one the model was trained with",
@@ -143,7 +143,7 @@ def build(visitors: Visitors, uploads: Path, chosen: Settings, first: Picture | 
                     retry, undo, clear = (
                         gr.Button(label, size="sm", min_width=80) for label in ("Retry", "Undo", "Clear")
                     )
-        gr.Markdown(notice, elem_id="llava-notice")
+        gr.Markdown(_notice(chosen), elem_id="llava-notice")
 
         wishes = [model, system, temperature, longest]
         shows = [chat, status, question]
@@ -290,6 +290,11 @@ class _Page:
     def _file(self, name: str) -> Path:
         # In a folder of its own: nobody can guess its address, and no browser takes it for an older one.
         return Path(tempfile.mkdtemp(dir=self._uploads)) / name
+
+
+def _notice(chosen: Settings) -> str:
+    kept = "Questions and answers are written into its log (`llava log`)." if chosen.log else "Nothing is written down."
+    return f"Pictures, questions and answers stay on the computer that runs llava. {kept}"
 
 
 def _below(view: View) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from contextlib import suppress
+import threading
+import webbrowser
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,13 +19,12 @@ from llava_cli.commands import options
 from llava_cli.commands.pull import offer
 from llava_cli.errors import UsageError
 from llava_cli.render import Output
-from llava_cli.stopping import stops_in_order
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from llava_cli.handler import StageListener
     from llava_cli.model import Model
-
-_PASSWORD = "LLAVA_WEB_PASSWORD"
 
 
 def web(
@@ -31,15 +33,18 @@ def web(
         typer.Argument(help="A picture to begin with: a file, an http(s) address or clip:.", show_default=False),
     ] = None,
     model: options.Model = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where the page is; 0: wherever there is room.")] = 7860,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Who can reach it: this computer alone, or 0.0.0.0 for the network.")
+        str, typer.Option(help="Where to listen; 0.0.0.0 is every network, and needs a password.")
     ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any that is free.", min=0, max=65535)] = 7860,
     password: Annotated[
-        bool,
-        typer.Option("--password", help=f"Ask for a password: that in {_PASSWORD}, or one that is made up and shown."),
+        bool, typer.Option("--password", help="Ask visitors for a password, which is made up and shown here.")
     ] = False,
+    password_env: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The environment variable that holds the password.", show_default=False),
+    ] = "",
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     system: options.System = None,
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
@@ -47,6 +52,7 @@ def web(
     top_p: options.TopP = None,
     log: options.Log = None,
     quiet: options.Quiet = False,
+    yes: options.Yes = False,
     model_path: options.ModelPath = None,
     projector_path: options.ProjectorPath = None,
     prompt_layout: options.PromptLayout = None,
@@ -64,7 +70,7 @@ def web(
 
     llava web photo.jpg
 
-    llava web --host 0.0.0.0 --password    # for phones in the same network, too
+    Nothing leaves this computer. Ctrl-C ends it.
     """
     chosen = settings.resolve(
         {
@@ -74,86 +80,97 @@ def web(
             "memory_check": memory_check, "log": log,
         }
     )  # fmt: skip
-    from llava_cli.web_guard import Guard, is_loopback
-    from llava_cli.web_server import address_of, listen, open_browser, serve
-
-    secret = os.environ.get(_PASSWORD, "") or (secrets.token_hex(6) if password else "")
-    if not secret and not is_loopback(host):
-        why = "others could use this model and see its pictures, so it needs a password"
-        raise UsageError(f"--host {host}", why, hint=f"add --password, or set {_PASSWORD}")
-    with (
-        Output(quiet=quiet) as output,
-        listen(host, port) as sock,
-        tempfile.TemporaryDirectory(prefix="llava-web-", ignore_cleanup_errors=True) as uploads,
-    ):
-        _require_gradio(uploads)
-        from llava_cli import inventory
-        from llava_cli.engine import Engine
-        from llava_cli.history import History
-        from llava_cli.model import load
+    if not find_spec("gradio") or not find_spec("uvicorn"):
+        raise UsageError("llava web", "it needs Gradio", hint="pip install 'llava-cli[web]'")
+    with Output(quiet=quiet) as output:
+        from llava_cli.guard import Rules
+        from llava_cli.listening import address_of, bind, is_loopback, own_names, serve
         from llava_cli.sources import open_source
-        from llava_cli.web_chat import Models, Visitors
 
-        first = None if picture is None else open_source(picture)
-        named, files = chosen.model, {"model_path": model_path, "projector_path": projector_path}
-        if own := any(files.values()):
-            named = Path(model_path or "model").stem
-            files["prompt_layout"] = prompt_layout
-        else:
-            offer(named, chosen, output)
-            named = inventory.choose(named).spec.full_name
+        with bind(host, port) as taken, _uploads() as uploads:
+            secret = _password(password_env, is_new=password, is_needed=not is_loopback(taken))
+            first = None if picture is None else open_source(picture)
 
-        names = inventory.names_on_disk()
+            from llava_cli import inventory
+            from llava_cli.history import History
+            from llava_cli.web_chat import Models, Visitors
 
-        def open_model(wanted: str, on_stage: StageListener) -> Model:
-            which: dict[str, Any] = files if own and wanted == named else {}
-            return load(wanted, **which, options=chosen.load, sampling=chosen.sampling, on_stage=on_stage, cache=cache)
+            own_files = model_path is not None or projector_path is not None
+            if own_files:
+                named = (model_path or Path("model")).stem
+            else:
+                offer(chosen.model, chosen, output, yes=yes)
+                named = inventory.choose(chosen.model).spec.full_name
 
-        opened = open_model(named, output.stage)
-        output.end_stage()
-        for note in opened.notes:
-            output.note(note)
-        engine, history = Engine(opened), History(recording=chosen.log)
-        try:
-            from llava_cli.web_page import build
+            def open_model(name: str, on_stage: StageListener) -> Model:
+                from llava_cli.model import load
 
-            models = Models(engine, [named, *(name for name in names if name != named)], named, open_model)
-            visitors = Visitors(models, history, chosen.sampling)
-            app = Guard(build(visitors, Path(uploads), chosen, first, _notice(chosen.log)), host, Path(uploads), secret)
-            address = address_of(sock)
+                files: dict[str, Any] = {
+                    "model_path": model_path, "projector_path": projector_path, "prompt_layout": prompt_layout,
+                }  # fmt: skip
+                which = files if own_files and name == named else {}
+                return load(
+                    name, **which, options=chosen.load, sampling=chosen.sampling, on_stage=on_stage, cache=cache
+                )
 
-            def say_where() -> None:
-                output.write(f"{address}\n")
-                if secret and not os.environ.get(_PASSWORD):
-                    output.say(f"password: {secret}")
-                if not is_loopback(host):
-                    output.note("what goes between here and other computers is not encrypted; their cameras need that")
-                output.report("Ctrl-C ends it")
-                if browser:
-                    open_browser(address)
+            history = History(recording=chosen.log)
+            with Models(open_model, named, inventory.names_on_disk(), output.stage) as models:
+                output.end_stage()
+                said = models.notes
+                for note in said:
+                    output.note(note)
 
-            with stops_in_order(lambda: None), suppress(KeyboardInterrupt):
-                serve(app, sock, on_start=say_where, on_stop=opened.stop)
-        finally:
-            engine.close()
-            said = engine.model.notes
-            engine.model.close()
-        for note in (*history.notes, *engine.model.notes[len(said) :]):
-            output.note(note)
+                from llava_cli.web_guard import PageGuard
+                from llava_cli.web_page import build
 
+                page = build(Visitors(models, history, chosen.sampling), uploads, chosen, first)
+                rules = Rules(frozenset(map(str.lower, [host, *own_names()])))
+                address = f"{address_of(taken)}/"
 
-def _require_gradio(uploads: str) -> None:
-    """Raise `UsageError` if Gradio is not here; tell it where files go, and that nobody else is to hear of them."""
-    os.environ.update(
-        GRADIO_TEMP_DIR=uploads, GRADIO_ANALYTICS_ENABLED="False", GRADIO_ALLOWED_PATHS="", GRADIO_SHARE="False"
-    )
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        why = f"it needs Gradio, which is not installed ({error})"
-        raise UsageError("llava web", why, hint="pip install 'llava-cli[web]'") from error
+                def greet() -> None:
+                    output.write(f"{address}\n")
+                    if secret:
+                        made_up = "" if password_env else f" (shown this once): {secret}"
+                        output.say(f"the page asks for the password{made_up}")
+                    if not is_loopback(taken):
+                        output.note("nothing is encrypted on its way; so browsers elsewhere do not lend their cameras")
+                    output.report("Ctrl-C ends it")
+                    if browser:
+                        _open_browser(address)
+
+                guarded = PageGuard(page, rules, uploads, secret)
+                serve(guarded, taken, models.engine.close, on_start=greet, has_lifespan=True)
+            for note in (*history.notes, *models.notes[len(said) :]):
+                output.note(note)
 
 
-def _notice(log: bool) -> str:
-    kept = "Questions and answers are written into its log (`llava log`)." if log else "Nothing is written down."
-    return f"Pictures, questions and answers stay on the computer that runs llava. {kept}"
+def _password(variable: str, *, is_new: bool, is_needed: bool) -> str:
+    if variable:
+        if password := os.environ.get(variable, ""):
+            return password
+        hint = f"export {variable}=…, or let --password make one up"
+        raise UsageError(variable, "that variable of the environment holds no password", hint=hint)
+    if is_needed and not is_new:
+        why = "others could use the model and see what it is shown, so the page must ask for a password"
+        raise UsageError("--host", why, hint="add --password, or --password-env NAME")
+    return secrets.token_hex(6) if is_new else ""
+
+
+@contextmanager
+def _uploads() -> Iterator[Path]:
+    """Make a folder for what visitors upload, for nobody else to look into, and gone with the page."""
+    with tempfile.TemporaryDirectory(prefix="llava-web-") as folder:
+        # Gradio reads these when it is imported. Of what happens here nobody else is to hear.
+        os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False")
+        yield Path(folder)
+
+
+def _open_browser(address: str) -> None:
+    def work() -> None:
+        with suppress(webbrowser.Error):
+            found = webbrowser.get()
+            # One without a window of its own would take this terminal away.
+            if isinstance(found, webbrowser.BackgroundBrowser) or not isinstance(found, webbrowser.GenericBrowser):
+                found.open(address)
+
+    threading.Thread(target=work, name="llava opens the browser", daemon=True).start()

@@ -1,0 +1,336 @@
+"""The pages of the server, as OpenAI's API has them.
+
+llama-cpp-python has a server, too. This one is our own, because there a second request ends the answer to the first,
+or both wait in no order; who leaves stops nothing; `image_url` opens files and addresses of any kind; every site's pages
+may use it; and what it does not know in a request it drops without a word.
+
+Only the server imports this room: FastAPI comes with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from llava_cli import __version__
+from llava_cli.chat_request import ChatRequest, Question, read_request
+from llava_cli.engine import Began, End, Engine, Event, Job, Piece, Stage
+from llava_cli.errors import Busy, ContextTooSmall, LlavaError, Stopped, UnreadablePicture, UsageError
+from llava_cli.guard import Refused
+from llava_cli.openai_shapes import chunks, completion
+from llava_cli.reply import Reply
+
+_HEARTBEAT = 10.0
+"""Seconds of silence after which a stream says that it still lives: a 7B model may read for a minute."""
+
+_DECODING = 2
+"""Requests whose pictures are opened at the same time; each may hold 120 MB of pixels meanwhile."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What is served, and how requests are read."""
+
+    engine: Engine
+    names: tuple[str, ...]
+    """What clients may call the model; the first is its own name."""
+    created: int
+    """When its file was written, seconds since the epoch."""
+    system: str | None = None
+    allow_addresses: bool = False
+    record: Callable[[Reply, Question], None] | None = None
+    """Writes a turn down; None if nobody asked for that."""
+
+    def read(self, request: ChatRequest) -> Question:
+        """Open the pictures of a request, and make sure that it fits; all that can be refused is, here."""
+        model = self.engine.model
+        question = read_request(
+            request, model.sampling, system=self.system, allow_addresses=self.allow_addresses
+        )  # fmt: skip
+        model.require_room(question.messages)
+        return question
+
+
+class Error(BaseModel):
+    """What is wrong with a request."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    error: Error
+
+
+class ModelCard(BaseModel):
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str = "llava"
+
+
+class ModelCards(BaseModel):
+    object: str = "list"
+    data: list[ModelCard]
+
+
+class Health(BaseModel):
+    status: str = "ok"
+    running: int
+    waiting: int
+
+
+def make_app(service: Service) -> FastAPI:
+    """Make the application that answers for `service`."""
+    # The pages on which FastAPI documents itself load scripts from another site.
+    app = FastAPI(
+        title="llava",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers=_HANDLERS,
+        responses={"4XX": {"model": ErrorBody, "description": "Refused"}},
+    )
+    decoding = anyio.CapacityLimiter(_DECODING)
+    cards = [ModelCard(id=name, created=service.created) for name in service.names]
+
+    @app.get("/health")
+    async def health() -> Health:
+        """Tell whether the server lives, and how much it has to do."""
+        return Health(running=int(service.engine.is_running), waiting=service.engine.waiting)
+
+    @app.get("/v1/models")
+    async def models() -> ModelCards:
+        """List the model, by each of its names."""
+        return ModelCards(data=cards)
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> ModelCard:
+        """Tell about the model."""
+        return next((card for card in cards if card.id == name), None) or _unknown(name, service.names)
+
+    @app.post("/v1/chat/completions", response_class=JSONResponse, responses={200: {"content": _ANSWERS}})
+    async def chat(request: Request, body: ChatRequest) -> Response:
+        """Answer a question about pictures; as server-sent events if `stream` is true."""
+        if body.model not in service.names:
+            _unknown(body.model, service.names)
+        question = await anyio.to_thread.run_sync(service.read, body, limiter=decoding)
+        facts: list[str] = request.scope["state"]["facts"]
+        if question.pictures:
+            facts.append(f"{len(question.pictures)} picture{'s' if len(question.pictures) > 1 else ''}")
+        ear = _Ear()
+        work = partial(_answer, question=question, asked=body, service=service, facts=facts)
+        job = service.engine.submit(work, ear, client=_client(request, body))
+        if body.stream:
+            headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+            return StreamingResponse(_stream(job, ear, facts), media_type="text/event-stream", headers=headers)
+        return await _whole(request, job, ear, facts)
+
+    return app
+
+
+def _unknown(name: str, names: Sequence[str]) -> ModelCard:
+    why = f"there is no model {name!r} here; this server has {' and '.join(names)}"
+    raise Refused(404, why, code="model_not_found", param="model")
+
+
+def _client(request: Request, body: ChatRequest) -> str:
+    """Tell clients apart: who speaks for several users may say for which, and programs of one computer have names."""
+    address = request.client.host if request.client else ""
+    return "\n".join((address, request.headers.get("user-agent", ""), body.user or body.safety_identifier or ""))
+
+
+# In the engine's thread.
+
+
+def _answer(
+    _model: Any, *, question: Question, asked: ChatRequest, service: Service, facts: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Write the answer, in OpenAI's shapes."""
+    reply = service.engine.model.reply(
+        question.messages, question.sampling, lambda _text: None, question.schema, question.how
+    )
+    try:
+        if asked.stream:
+            with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+            yield from chunks(iter(reply), reply.reading, asked.model, with_usage=with_usage)
+        else:
+            yield completion(iter(reply), reply.reading, asked.model)
+    finally:
+        reply.close()
+        took = reply.usage
+        facts.append(f"{took.prompt_cells} cells, {took.reused_cells} of them reused · {took.answer_tokens} tokens")
+        if service.record is not None:
+            service.record(reply, question)
+
+
+# In the loop of the server.
+
+
+class _Ear:
+    """Hears in the engine's thread, and tells in the loop of the server."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._heard: asyncio.Queue[Event] = asyncio.Queue()
+
+    def __call__(self, event: Event) -> None:
+        # A loop that has ended wants to hear no more.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._heard.put_nowait, event)
+
+    async def next(self) -> Event:
+        return await self._heard.get()
+
+
+async def _whole(request: Request, job: Job, ear: _Ear, facts: list[str]) -> Response:
+    """Wait for the whole answer; a client that leaves meanwhile stops it."""
+    has_left = asyncio.Event()
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            continue
+        has_left.set()
+        job.stop()
+
+    watcher = asyncio.create_task(watch())
+    answer: dict[str, Any] = {}
+    try:
+        while not isinstance(event := await ear.next(), End):
+            if isinstance(event, Piece):
+                answer = event.value
+    finally:
+        watcher.cancel()
+        job.stop()
+    if has_left.is_set():
+        facts.append("the client has left")
+        return Response(status_code=499)  # nobody reads it; nginx calls it that, too
+    if event.error is not None:
+        raise event.error
+    return JSONResponse(answer)
+
+
+async def _stream(job: Job, ear: _Ear, facts: list[str]) -> AsyncIterator[str]:
+    """Yield server-sent events; closing this stops the answer."""
+    doing = "waiting"
+    try:
+        while True:
+            try:
+                event = await asyncio.wait_for(ear.next(), _HEARTBEAT)
+            except TimeoutError:
+                # A comment: clients drop it, and neither they nor a proxy give up.
+                yield f": {doing}{f', {job.ahead} before this one' if doing == 'waiting' else ''}\n\n"
+                continue
+            match event:
+                case Piece(value):
+                    yield f"data: {json.dumps(value)}\n\n"
+                case Stage(name):
+                    doing = name
+                case End(None):
+                    yield "data: [DONE]\n\n"
+                    return
+                case End(error):
+                    refusal = _as_refusal(error)
+                    facts.append(f"{refusal.status}")
+                    yield f"data: {json.dumps(refusal.body)}\n\n"
+                    return
+                case Began():
+                    doing = "reading"
+    except (asyncio.CancelledError, GeneratorExit):
+        facts.append("the client has left")
+        raise
+    finally:
+        job.stop()
+
+
+# What goes wrong.
+
+
+def _as_refusal(error: BaseException | None) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if not isinstance(error, LlavaError):
+        return Refused(500, "the server has made a mistake")
+    # The hint of a wrong command line is no use here.
+    hint = "" if isinstance(error, UsageError) or not error.hint else f" ({error.hint})"
+    message = f"{error.what}: {error.why}{hint}"
+    match error:
+        case Busy():
+            return Refused(429, message, code="rate_limit_exceeded", headers={"retry-after": str(error.seconds)})
+        case ContextTooSmall():
+            return Refused(400, message, code="context_length_exceeded", param="messages")
+        case UnreadablePicture():
+            return Refused(400, message, code="invalid_image", param="messages")
+        case UsageError():
+            return Refused(400, message)
+        case Stopped():
+            return Refused(503, "the server is shutting down", code="shutting_down")
+        case _:
+            return Refused(500, message, code="engine_failed")
+
+
+async def _refuse(_request: Request, error: Exception) -> Response:
+    refusal = _as_refusal(error)
+    return JSONResponse(refusal.body, refusal.status, dict(refusal.headers))
+
+
+async def _refuse_page(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    why = {
+        404: "there is no such page; there are /v1/chat/completions, /v1/models, /health and /openapi.json",
+        405: "that page does not take this method",
+    }.get(error.status_code, str(error.detail))
+    headers = dict(error.headers or {})
+    return await _refuse(_request, Refused(error.status_code, why, headers=headers))
+
+
+async def _refuse_body(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    # Of a union every branch complains; the one that came furthest knows best.
+    worst = max(error.errors(), key=lambda fault: len(fault["loc"]))
+    place = _place(error.body, worst["loc"][1:])
+    if worst["type"] == "extra_forbidden":
+        message, code = f"{place} is not supported by this server", "unsupported_parameter"
+    else:
+        message, code = f"{place or 'body'}: {worst['msg']}", "invalid_value"
+    return await _refuse(_request, Refused(400, message, code=code, param=place or None))
+
+
+def _place(body: Any, steps: Sequence[str | int]) -> str:
+    """Say where in a body something is wrong; `steps` hold names of our models, too, which mean nothing to others."""
+    place: list[str] = []
+    for number, step in enumerate(steps):
+        if isinstance(body, Mapping) and (step in body or number == len(steps) - 1):
+            body = body.get(str(step))
+        elif isinstance(body, list) and isinstance(step, int) and step < len(body):
+            body = body[step]
+        else:
+            continue
+        place.append(str(step))
+    return ".".join(place)
+
+
+_HANDLERS: Any = {
+    Refused: _refuse,
+    Exception: _refuse,
+    HTTPException: _refuse_page,
+    RequestValidationError: _refuse_body,
+}
+_ANSWERS: Mapping[str, Any] = {
+    "application/json": {"schema": {"type": "object"}},
+    "text/event-stream": {"schema": {"type": "string"}},
+}
