@@ -137,8 +137,8 @@ class Visitor:
     def count(self, messages: Sequence[Mapping[str, Any]]) -> int:
         return self._model.count(messages)
 
-    def reply(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling, on_end: Callable[[str], None]) -> Reply:
-        return self._model.reply(messages, sampling, on_end)
+    def reply(self, *asked: Any, **more: Any) -> Reply:
+        return self._model.reply(*asked, **more)
 
     # The picture.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import secrets
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from urllib.parse import parse_qs
 from llava_cli.guard import App, Receive, Rules, Scope, Send
 
 _API = "/gradio_api/"
-_PAGES = {"/", "/config", "/theme.css", "/favicon.ico", f"{_API}upload", f"{_API}upload_progress", f"{_API}cancel",
+_UPLOAD = f"{_API}upload"
+_PAGES = {"/", "/config", "/theme.css", "/favicon.ico", _UPLOAD, f"{_API}upload_progress", f"{_API}cancel",
           f"{_API}queue/join", f"{_API}queue/data", f"{_API}startup-events", f"{_API}reset"}  # fmt: skip
 _FOLDERS = ("/assets/", "/static/", "/svelte/", f"{_API}heartbeat/")
 _FILES = f"{_API}file="
 """All of Gradio's addresses that the page uses. The others run programs, fetch from elsewhere, or tell about it."""
 
-_LONGEST_FORM = 1000
+_LONGEST_FORM = 1_000
+_LONGEST_ORDER = 1_000_000
+"""Bytes; an upload may have as many as a picture, which Gradio sees to."""
 _WAIT = 1.0
 """Seconds between two tries of a password, whoever makes them."""
 _COOKIE = "llava"
@@ -75,7 +79,7 @@ class PageGuard:
         path, is_post = scope["path"], scope["method"] not in ("GET", "HEAD")
         host = headers.get("host", "")
         if not self._rules.has_name(host):
-            await _say(send, 421, "llava does not answer to this name")
+            await _say(send, 403, "llava does not answer to this name")
         elif not _is_own(headers, host, is_post=is_post):
             await _say(send, 403, "this request comes from another site")
         elif self._password and path == "/login" and is_post:
@@ -87,13 +91,35 @@ class PageGuard:
                 await _say(send, 401, "llava wants a password first")
         elif not self._is_used(path):
             await _say(send, 404, "there is nothing here")
+        elif is_post and path != _UPLOAD:
+            await self._order(scope, receive, send)
         else:
             await self._app(scope, receive, _with_headers(send))
 
+    async def _order(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what the page asks for, unless it names a file that was not uploaded: Gradio would open any."""
+        body = await _body(receive, _LONGEST_ORDER)
+        try:
+            are_uploaded = all(map(self._is_uploaded, _paths_in(json.loads(body))))
+        except (ValueError, RecursionError):
+            are_uploaded = False
+        if len(body) > _LONGEST_ORDER or not are_uploaded:
+            await _say(send, 403, "the page does not ask for this")
+            return
+        parts = [body]
+
+        async def replay() -> MutableMapping[str, Any]:
+            return {"type": "http.request", "body": parts.pop(), "more_body": False} if parts else await receive()
+
+        await self._app(scope, replay, _with_headers(send))
+
     def _is_used(self, path: str) -> bool:
         if path.startswith(_FILES):
-            return Path(path.removeprefix(_FILES)).resolve().is_relative_to(self._uploads)
+            return self._is_uploaded(path.removeprefix(_FILES))
         return path in _PAGES or path.startswith(_FOLDERS)
+
+    def _is_uploaded(self, path: object) -> bool:
+        return isinstance(path, str) and Path(path).resolve().is_relative_to(self._uploads)
 
     # The password.
 
@@ -105,7 +131,7 @@ class PageGuard:
         return _COOKIE in cookies and _equal(cookies[_COOKIE].value, self._session)
 
     async def _log_in(self, receive: Receive, send: Send) -> None:
-        form = parse_qs((await _body(receive)).decode("utf-8", "replace"))
+        form = parse_qs((await _body(receive, _LONGEST_FORM)).decode("utf-8", "replace"))
         async with self._one_try:
             is_right = _equal(form.get("password", [""])[0], self._password)
             if not is_right:
@@ -129,9 +155,21 @@ def _equal(given: str, wanted: str) -> bool:
     return hmac.compare_digest(given.encode(), wanted.encode())
 
 
-async def _body(receive: Receive) -> bytes:
+def _paths_in(value: Any) -> Iterator[object]:
+    """Yield every path of a file in an order, wherever in it."""
+    if isinstance(value, dict):
+        if "path" in value:
+            yield value["path"]
+        value = value.values()
+    if not isinstance(value, str) and isinstance(value, Iterable):
+        for one in value:
+            yield from _paths_in(one)
+
+
+async def _body(receive: Receive, longest: int) -> bytes:
+    """Return a whole body, or more of it than the `longest` that is allowed."""
     body, more = b"", True
-    while more and len(body) <= _LONGEST_FORM:
+    while more and len(body) <= longest:
         message = await receive()
         body += message.get("body", b"")
         more = message.get("more_body", False)

@@ -56,26 +56,6 @@ document.addEventListener("click", (event) => {
 """
 
 
-def _picture_field() -> Any:
-    """Return Gradio's field for a picture, which leaves the file as it came: `pictures` reads it."""
-    field = gr.Image(
-        label="Picture", sources=["upload", "webcam", "clipboard"], type="filepath", height=320, buttons=[],
-        elem_id="llava-picture",
-    )  # fmt: skip
-    uploads = Path(field.GRADIO_CACHE).resolve()
-
-    async def uploaded(path: str | Path | None) -> str | None:
-        # Gradio would fetch what stands at an address, and copy any file it can read.
-        if path and not Path(path).resolve().is_relative_to(uploads):
-            raise gr.Error("a picture must be uploaded")
-        return path and str(path)
-
-    # Of this one field, not of a class derived from it: for that Gradio would write a file beside this one.
-    field.preprocess = lambda file: file and (file.path, file.orig_name or "picture")
-    field.async_move_resource_to_block_cache = uploaded
-    return field
-
-
 def examples() -> list[Path]:
     """Return the pictures that come with llava."""
     # A wheel carries them inside the package; in a checkout they stand beside it, at the top.
@@ -99,7 +79,10 @@ def build(visitors: Visitors, uploads: Path, chosen: Settings, first: Picture | 
             gr.Button("Light / dark", elem_id="llava-look", size="sm", min_width=90)
         with gr.Row(elem_id="llava-row"):
             with gr.Column(scale=5, min_width=320, elem_id="llava-left"):
-                picture = _picture_field()
+                picture = gr.Image(
+                    label="Picture", sources=["upload", "webcam", "clipboard"], type="filepath", height=320, buttons=[],
+                    elem_id="llava-picture",
+                )  # fmt: skip
                 samples = gr.Dataset(
                     label="Examples", components=[gr.Image(visible=False)], type="index",
                     samples=[[str(one)] for one in examples()],
@@ -156,7 +139,8 @@ def build(visitors: Visitors, uploads: Path, chosen: Settings, first: Picture | 
             event.then(page.look_ahead, model, None, **how)
 
         new = [picture, *shows, *kept]
-        look(picture.upload(page.take, picture, new, **how))
+        # `pictures` reads the file as it came, not Gradio.
+        look(picture.upload(page.take, picture, new, preprocess=False, **how))
         look(samples.click(page.take_example, samples, new, **how))
         look(blocks.load(page.greet, None, new, **how))
         picture.clear(page.hide, None, seen, **how)
@@ -187,9 +171,9 @@ class _Page:
 
     # The picture.
 
-    def take(self, upload: tuple[str, str] | None, request: gr.Request) -> list[Any]:
-        path, name = upload or ("", "")
-        return self._show(request, lambda: open_picture(Path(path).read_bytes(), name=name))
+    def take(self, upload: dict[str, Any], request: gr.Request) -> list[Any]:
+        name = upload.get("orig_name") or "picture"
+        return self._show(request, lambda: open_picture(Path(upload["path"]).read_bytes(), name=name))
 
     def take_example(self, number: int, request: gr.Request) -> list[Any]:
         return self._show(request, lambda: open_picture(examples()[number], name=examples()[number].name))
