@@ -406,9 +406,14 @@ _ENTITIES = {"<": "&lt;", "&": "&amp;", "]": "&#93;"}
 
 def _in_numbers(reply: Reply) -> str:
     usage = reply.usage
-    numbers = f"first word after {usage.first_token_seconds:.1f} s · {usage.tokens_per_second:.1f} tokens/s"
-    again = " · the picture was not read again" if usage.reused_cells > usage.new_cells else ""
-    return ", ".join([numbers + again, *filter(None, [_CUT_SHORT.get(reply.finish_reason)])])
+    said = [f"first word after {usage.first_token_seconds:.1f} s"]
+    if usage.tokens_per_second:
+        said.append(f"{usage.tokens_per_second:.1f} tokens/s")
+    if usage.picture_cells and not usage.pictures_encoded and usage.reused_cells > usage.picture_cells:
+        said.append("the picture was not read again")
+    if reply.finish_reason in _CUT_SHORT:
+        said.append(_CUT_SHORT[reply.finish_reason])
+    return " · ".join(said)
 
 
 def _as_error(error: BaseException | None) -> LlavaError | None:

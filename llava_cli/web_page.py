@@ -28,7 +28,7 @@ _CSS = """
 .gradio-container { max-width: 1280px !important; margin: 0 auto; }
 #llava-title { padding: 0; }
 #llava-title h1 { font-size: 1.4rem; margin: 0; font-weight: 650; }
-#llava-title p, #llava-notice { margin: 0; color: var(--body-text-color-subdued); font-size: var(--text-sm); }
+#llava-title p, #llava-notice p { margin: 0; color: var(--body-text-color-subdued); font-size: var(--text-sm); }
 #llava-look { flex: none; align-self: center; }
 #llava-status { padding: 0 .3rem; min-height: 1.6rem; }
 #llava-status p { margin: 0; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
@@ -90,7 +90,7 @@ def build(visitors: Visitors, uploads: Path, chosen: Settings, first: Picture | 
                 with gr.Column(elem_id="llava-more"):
                     with gr.Accordion("What the model sees", open=False):
                         seen = gr.Gallery(
-                            show_label=False, columns=3, height=260, object_fit="contain", format="png", buttons=[],
+                            show_label=False, columns=2, height="auto", object_fit="contain", format="png", buttons=[],
                             interactive=False, elem_id="llava-seen",
                         )  # fmt: skip
                     with gr.Accordion("Settings", open=False):

@@ -215,7 +215,7 @@ def test_a_picture_is_shown_upright_whatever_file_it_came_in(shapes, open_page, 
 def test_what_the_model_sees_is_a_square(shapes, open_page):
     page = open_page(shapes)
     page.show(SCENE)
-    page.click("What the model sees")
+    page.tab.get_by_text("What the model sees").click()
     image = page.tab.locator("#llava-seen img").first
     page.until(lambda: image.evaluate("image => image.naturalWidth === image.naturalHeight && image.naturalWidth > 0"))
 
@@ -236,7 +236,7 @@ def test_the_conversation_can_be_downloaded(shapes, open_page):
     page = open_page(shapes)
     page.show(SCENE)
     page.ask("What color is the circle?")
-    page.click("Keep this conversation")
+    page.tab.get_by_text("Keep this conversation").click()
     texts = {}
     for kind in ("md", "json"):
         with page.tab.expect_download() as started:
@@ -281,10 +281,10 @@ def test_the_page_fits_its_window_in_light_and_dark(shapes, open_page, how, sche
     assert "red" == page.ask("What color is the circle?")
     wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert 0 == page.tab.evaluate(wider)
-    bright = "Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]) > 128"
-    assert (scheme == "light") == page.tab.evaluate(bright)
+    is_dark_ink = "Number(getComputedStyle(document.querySelector('#llava-title h1')).color.match(/\\d+/)[0]) < 128"
+    assert (scheme == "light") == page.tab.evaluate(is_dark_ink)
     page.click("Light / dark")
-    assert (scheme == "dark") == page.tab.evaluate(bright)
+    page.until(lambda: (scheme == "dark") == page.tab.evaluate(is_dark_ink))
     box = {name: page.tab.locator(name).bounding_box() for name in ("#llava-picture", "#llava-chat", "#llava-more")}
     if how is PHONE:
         assert box["#llava-picture"]["y"] < box["#llava-chat"]["y"] < box["#llava-more"]["y"]
@@ -299,10 +299,10 @@ def test_a_password_is_asked_for_once(chromium, tmp_path):
         tab = context.new_page()
         tab.set_default_timeout(GENEROUS * 1000)
         tab.goto(address)
-        for password in ("wrong", "open sesame"):
+        for password, shows in (("wrong", "text=That is not it."), ("open sesame", "#llava-picture img")):
             tab.get_by_label("The password of this llava").fill(password)
             tab.get_by_role("button", name="Open").click()
-        tab.wait_for_selector("#llava-picture img")
+            tab.wait_for_selector(shows)
         tab.locator("#llava-question textarea").fill("What color is the circle?")
         tab.locator("#llava-question textarea").press("Enter")
         tab.wait_for_selector("#llava-chat .bot.message >> text=red")
