@@ -326,6 +326,7 @@ def _place(body: Any, steps: Sequence[str | int]) -> str:
 
 _HANDLERS: Any = {
     Refused: _refuse,
+    LlavaError: _refuse,
     Exception: _refuse,
     HTTPException: _refuse_page,
     RequestValidationError: _refuse_body,

@@ -18,6 +18,8 @@ from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import Detail, Sampling
 
 _SEEDS = 2**32 - 1
+_MOST_PARTS = 2000
+_MOST_ALTERNATIVES = 50
 _NOTHING: tuple[object, ...] = (None, [], {}, "", False)
 
 
@@ -253,8 +255,33 @@ def _sampling(request: ChatRequest, defaults: Sampling) -> Sampling:
 def _schema(request: ChatRequest) -> AnswerSchema | None:
     wanted = request.response_format
     if isinstance(wanted, BySchema):
+        _require_harmless(wanted.json_schema.json_schema)
         return AnswerSchema(wanted.json_schema.json_schema)
     return AnswerSchema({"type": "object"}) if isinstance(wanted, AnyObject) else None
+
+
+def _require_harmless(schema: Any) -> None:
+    """Refuse what would cost the server more than an answer, or lead it elsewhere, while the schema is only read."""
+    parts, seen = [schema], 0
+    while parts:
+        part = parts.pop()
+        seen += 1
+        if isinstance(part, list):
+            parts += part
+        if not isinstance(part, dict):
+            continue
+        parts += part.values()
+        for name in ("$ref", "$dynamicRef"):
+            if isinstance(part.get(name), str) and not part[name].startswith("#"):
+                raise UsageError("schema", f"{name} leads out of it")
+        # Matching may take for ever, and no grammar can hold them anyway. A property may have such a name.
+        for name, kind in (("pattern", str), ("patternProperties", dict)):
+            if isinstance(part.get(name), kind):
+                raise UsageError("schema", f"a model cannot be held to it: {name}")
+        if isinstance(part.get("oneOf"), list) and len(part["oneOf"]) > _MOST_ALTERNATIVES:
+            raise UsageError("schema", f"more than {_MOST_ALTERNATIVES} alternatives in oneOf (anyOf would do)")
+    if seen > _MOST_PARTS:
+        raise UsageError("schema", f"it has more than {_MOST_PARTS} parts")
 
 
 def _how(request: ChatRequest) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class Server:
             self.lines.append(line)
         self._new.put(None)
         assert out == b""
-        assert not [line for line in self.lines if "Traceback" in line or "unexpected" in line]
+        assert [] == [line for line in self.lines if "Traceback" in line or "unexpected" in line], self.lines
         return self._process.returncode
 
     def client(self, **options: Any) -> openai.OpenAI:
