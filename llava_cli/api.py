@@ -167,15 +167,22 @@ def _answer(
     try:
         if asked.stream:
             with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-            yield from chunks(iter(reply), reply.reading, asked.model, with_usage=with_usage)
+            yield from chunks(_whole_pieces(reply), reply.reading, asked.model, with_usage=with_usage)
         else:
-            yield completion(iter(reply), reply.reading, asked.model)
+            yield completion(_whole_pieces(reply), reply.reading, asked.model)
     finally:
         reply.close()
         took = reply.usage
         facts.append(f"{took.prompt_cells} cells, {took.reused_cells} of them reused · {took.answer_tokens} tokens")
         if service.record is not None:
             service.record(reply, question)
+
+
+def _whole_pieces(reply: Reply) -> Iterator[str]:
+    """Yield the answer, and raise `Stopped` if it is only a part: no client shall take it for the whole."""
+    yield from reply
+    if reply.finish_reason == "stopped":
+        raise Stopped("answer", "it was stopped")
 
 
 # In the loop of the server.
@@ -187,6 +194,7 @@ class _Ear:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._heard: asyncio.Queue[Event] = asyncio.Queue()
+        self._has_ended = False
 
     def __call__(self, event: Event) -> None:
         # A loop that has ended wants to hear no more.
@@ -194,7 +202,15 @@ class _Ear:
             self._loop.call_soon_threadsafe(self._heard.put_nowait, event)
 
     async def next(self) -> Event:
-        return await self._heard.get()
+        event = await self._heard.get()
+        self._has_ended = isinstance(event, End)
+        return event
+
+    async def rest(self) -> None:
+        """Wait for the end, whoever else wants to end meanwhile."""
+        with anyio.CancelScope(shield=True):
+            while not self._has_ended:
+                await self.next()
 
 
 async def _whole(request: Request, job: Job, ear: _Ear, facts: list[str]) -> Response:
@@ -251,6 +267,9 @@ async def _stream(job: Job, ear: _Ear, facts: list[str]) -> AsyncIterator[str]:
                 case Began():
                     doing = "reading"
     except (asyncio.CancelledError, GeneratorExit):
+        job.stop()
+        # What is written down about this request is how far it came.
+        await ear.rest()
         facts.append("the client has left")
         raise
     finally:

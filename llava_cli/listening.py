@@ -64,8 +64,18 @@ def address_of(taken: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def serve(app: App, taken: socket.socket, on_stop: Callable[[], None], limits: Limits | None = None) -> None:
-    """Answer with `app` until Ctrl-C or SIGTERM; then `on_stop` ends the answers that are under way."""
+def serve(
+    app: App,
+    taken: socket.socket,
+    *,
+    on_start: Callable[[], None],
+    on_stop: Callable[[], None],
+    limits: Limits | None = None,
+) -> None:
+    """Answer with `app` until Ctrl-C or SIGTERM.
+
+    `on_start` is called once clients are heard; `on_stop` ends the answers that are under way.
+    """
     limits = limits or Limits()
     # What these have to say is said by us, or is a traceback.
     for name in ("uvicorn", "asyncio"):
@@ -85,15 +95,20 @@ def serve(app: App, taken: socket.socket, on_stop: Callable[[], None], limits: L
         timeout_graceful_shutdown=_LAST_SECONDS,
         h11_max_incomplete_event_size=limits.head,
     )
-    _Server(config, on_stop).run(sockets=[taken])
+    _Server(config, on_start, on_stop).run(sockets=[taken])
 
 
 class _Server(uvicorn.Server):
     """Ends what the engine does before it waits for it, and takes a signal for an order, not for an accident."""
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None], on_stop: Callable[[], None]) -> None:
         super().__init__(config)
-        self._on_stop = on_stop
+        self._on_start, self._on_stop = on_start, on_stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say it when, and not before, clients are heard."""
+        await super().startup(sockets)
+        self._on_start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note that it is time to end; the second time, do not wait for clients."""

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from tests.processes import LLAVA
 
-GENEROUS = 90
+GENEROUS = 60
 """Seconds for what takes one; the machine may be busy."""
 
 
@@ -80,7 +80,10 @@ class Server:
 
     def raw(self, data: bytes) -> socket.socket:
         """Connect, and send these bytes."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=GENEROUS)
+        connection = socket.socket()
+        connection.settimeout(GENEROUS)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", self.port))
         connection.sendall(data)
         return connection
 

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import socket
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
@@ -121,8 +122,8 @@ def serve(
                     record=RequestLog(history, opened).record if log else None,
                 )
                 app = Guard(make_app(service), rules, output.report)
-                _greet(output, address_of(taken), name, key if is_new else None, needs_key=key is not None)
-                listen(_shared(app, origins), taken, engine.close)
+                greet = partial(_greet, output, address_of(taken), name, key if is_new else None, needs_key=bool(key))
+                listen(_shared(app, origins), taken, on_start=greet, on_stop=engine.close)
         for note in history.notes:
             output.note(note)
 
@@ -176,6 +177,6 @@ def _greet(output: Output, address: str, name: str, new_key: str | None, *, need
         output.note("the key and the pictures are not encrypted on their way; across networks use a tunnel (ssh -L)")
     output.report(
         f"{name} answers at {address}/v1 (Ctrl-C ends it). In Python:\n"
-        f'  client = openai.OpenAI(base_url="{address}/v1", api_key={"KEY" if needs_key else repr("none")})\n'
+        f'  client = openai.OpenAI(base_url="{address}/v1", api_key="{"…" if needs_key else "none"}")\n'
         f'  client.chat.completions.create(model="{name}", messages=[…])'
     )
