@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,8 +23,19 @@ _MOST_ALTERNATIVES = 50
 _NOTHING: tuple[object, ...] = (None, [], {}, "", False)
 
 
+def _is_text(value: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 class _Said(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _require_text(self) -> Self:
+        # JSON can write half a character, which no tokenizer, file or answer could take.
+        if not all(value.isascii() or _is_text(value) for value in vars(self).values() if isinstance(value, str)):
+            raise ValueError("half a character (a lone surrogate)")
+        return self
 
 
 class Text(_Said):
@@ -133,7 +144,7 @@ class ChatRequest(_Said):
         return _without(data, ("modalities",), (None, ["text"]))
 
     @model_validator(mode="after")
-    def _check_pairs(self) -> ChatRequest:
+    def _check_pairs(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options go with stream: true")
         if self.top_logprobs and not self.logprobs:
@@ -188,7 +199,7 @@ class Question:
 def read_request(
     request: ChatRequest, defaults: Sampling, *, system: str | None = None, allow_addresses: bool = False
 ) -> Question:
-    """Open the pictures of a request and bring it into our own shape; `defaults` and `system` are for what it leaves out.
+    """Open the pictures of a request and bring it into our shape; `defaults` and `system` are for what it leaves out.
 
     Raise `UnreadablePicture` or `UsageError`. Pictures are looked at here, before the request waits for its turn.
     """

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llava_cli.errors import UsageError
 from llava_cli.guard import App, Limits
-from llava_cli.openai_shapes import error_body
+from llava_cli.refusals import error_body
 
 _CONNECTIONS = 400
 _IDLE_SECONDS = 30

@@ -311,6 +311,3 @@ def test_nothing_of_a_server_is_in_the_log_otherwise(server, client, monkeypatch
     ask(client, CIRCLE)
     home = next(Path(server.home).glob("**/log.db"), None)
     assert home is None
-
-
-
