@@ -211,7 +211,7 @@ def read_request(
         pictures.append(_open(url.url, f"picture {len(pictures) + 1}", detail, allow_addresses=allow_addresses))
         return {"type": "picture", "picture": pictures[-1]}
 
-    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system is not None else []
     if any(message.role in ("system", "developer") for message in request.messages):
         messages = []
     for message in request.messages:

@@ -190,7 +190,9 @@ class _Visit:
         self.held = 0
         """Bytes of its body that are in memory."""
         self.id = uuid.uuid4().hex
-        scope.setdefault("state", {})["facts"] = self.facts = []
+        self.facts: list[str] = []
+        """What the application has to say about it in the access log."""
+        scope.setdefault("state", {})["facts"] = self.facts
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         """Pass a message on to the client, with a number by which to speak of the request."""

@@ -226,7 +226,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             for some in (asked, *([*asked, Message("assistant", text)] for text in texts))
         )
         if len(longest := max(answers, key=len)) >= llama.n_ctx():
-            raise self._too_long(longest)
+            raise self._too_long(longest, llama)
         self._read(asked)
         self._refuse_what_is_no_number()
         self._tell("weighing", 0)

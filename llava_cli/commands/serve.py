@@ -160,7 +160,7 @@ def _shared(app: App, origins: frozenset[str]) -> App:
     from starlette.middleware.cors import CORSMiddleware
 
     return CORSMiddleware(
-        app,  # type: ignore[arg-type] # the same protocol, in Starlette's words
+        app,
         allow_origins=sorted(origins),
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
