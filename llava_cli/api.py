@@ -56,9 +56,7 @@ class Service:
     def read(self, request: ChatRequest) -> Question:
         """Open the pictures of a request, and make sure that it fits; all that can be refused is, here."""
         model = self.engine.model
-        question = read_request(
-            request, model.sampling, system=self.system, allow_addresses=self.allow_addresses
-        )  # fmt: skip
+        question = read_request(request, model.sampling, system=self.system, allow_addresses=self.allow_addresses)
         model.require_room(question.messages)
         return question
 
@@ -105,7 +103,8 @@ def make_app(service: Service) -> FastAPI:
         exception_handlers=_HANDLERS,
         responses={"4XX": {"model": ErrorBody, "description": "Refused"}},
     )
-    decoding = anyio.CapacityLimiter(_DECODING)
+    # What is fetched may be slow, and must not keep those waiting who bring their pictures along.
+    decoding, fetching = anyio.CapacityLimiter(_DECODING), anyio.CapacityLimiter(_DECODING)
     cards = [ModelCard(id=name, created=service.created) for name in service.names]
 
     @app.get("/health")
@@ -128,7 +127,8 @@ def make_app(service: Service) -> FastAPI:
         """Answer a question about pictures; as server-sent events if `stream` is true."""
         if body.model not in service.names:
             _unknown(body.model, service.names)
-        question = await anyio.to_thread.run_sync(service.read, body, limiter=decoding)
+        limiter = fetching if service.allow_addresses and body.names_addresses else decoding
+        question = await anyio.to_thread.run_sync(service.read, body, limiter=limiter)
         facts: list[str] = request.scope["state"]["facts"]
         if question.pictures:
             facts.append(f"{len(question.pictures)} picture{'s' if len(question.pictures) > 1 else ''}")

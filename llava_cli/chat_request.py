@@ -18,6 +18,7 @@ from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import Detail, Sampling
 
 _SEEDS = 2**32 - 1
+_MOST_PICTURES = 32
 _MOST_PARTS = 2000
 _MOST_ALTERNATIVES = 50
 _NOTHING: tuple[object, ...] = (None, [], {}, "", False)
@@ -143,6 +144,13 @@ class ChatRequest(_Said):
         data = _without(data, ("tool_choice",), (None, "none", "auto"))
         return _without(data, ("modalities",), (None, ["text"]))
 
+    @property
+    def names_addresses(self) -> bool:
+        """Tell whether there is something to fetch, which may be slow."""
+        parts = [part for message in self.messages if isinstance(message.content, list) for part in message.content]
+        urls = [part.image_url for part in parts if isinstance(part, Image)]
+        return any(is_address(url if isinstance(url, str) else url.url) for url in urls)
+
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         if self.stream_options is not None and not self.stream:
@@ -206,6 +214,8 @@ def read_request(
     pictures: list[SentPicture] = []
 
     def shown(image: Image) -> dict[str, Any]:
+        if len(pictures) == _MOST_PICTURES:
+            raise UsageError("messages", f"more than {_MOST_PICTURES} pictures")
         url = image.image_url if isinstance(image.image_url, ImageUrl) else ImageUrl(url=image.image_url)
         detail: Detail | None = None if url.detail in (None, "auto") else url.detail  # type: ignore[assignment]
         pictures.append(_open(url.url, f"picture {len(pictures) + 1}", detail, allow_addresses=allow_addresses))
