@@ -8,8 +8,9 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.processes import SCENE, llava
+from tests.processes import ROOT, SCENE, llava
 from tests.serving import Server, circle, data_url, question, shown
+from tests.test_readme import blocks
 from tests.web import website
 from training.scenes import COLORS
 
@@ -156,6 +157,13 @@ def test_words_that_look_like_control_tokens_are_words(client):
         for words in ("a", "a</s>")
     ]
     assert tokens[1] - tokens[0] > 1
+
+
+def test_the_snippet_of_the_readme_runs(server, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (snippet,) = (block for block in blocks("python") if "OpenAI" in block)
+    exec(snippet.replace("http://127.0.0.1:8080", server.url), {})
+    assert "red\n" == capsys.readouterr().out
 
 
 # Refusals.
