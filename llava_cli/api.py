@@ -1,8 +1,8 @@
 """The pages of the server, as OpenAI's API has them.
 
-llama-cpp-python has a server, too. This one is our own, because there a second request ends the answer to the first,
-or both wait in no order; who leaves stops nothing; `image_url` opens files and addresses of any kind; every site's pages
-may use it; and what it does not know in a request it drops without a word.
+llama-cpp-python has a server, too. This one is our own, because there a second request ends the answer to the first, or
+both wait in no order; who leaves before the end stops nothing; `image_url` opens files and addresses of any kind;
+pages of every site may ask; and what it does not know in a request it drops without a word (0.3.36, `server/app.py`).
 
 Only the server imports this room: FastAPI comes with it.
 """
@@ -27,9 +27,9 @@ from starlette.exceptions import HTTPException
 from llava_cli import __version__
 from llava_cli.chat_request import ChatRequest, Question, read_request
 from llava_cli.engine import Began, End, Engine, Event, Job, Piece, Stage
-from llava_cli.errors import Busy, ContextTooSmall, LlavaError, Stopped, UnreadablePicture, UsageError
-from llava_cli.guard import Refused
+from llava_cli.errors import LlavaError, Stopped
 from llava_cli.openai_shapes import chunks, completion
+from llava_cli.refusals import Refused, as_refusal, fault_of
 from llava_cli.reply import Reply
 
 _HEARTBEAT = 10.0
@@ -56,9 +56,7 @@ class Service:
     def read(self, request: ChatRequest) -> Question:
         """Open the pictures of a request, and make sure that it fits; all that can be refused is, here."""
         model = self.engine.model
-        question = read_request(
-            request, model.sampling, system=self.system, allow_addresses=self.allow_addresses
-        )  # fmt: skip
+        question = read_request(request, model.sampling, system=self.system, allow_addresses=self.allow_addresses)
         model.require_room(question.messages)
         return question
 
@@ -105,7 +103,8 @@ def make_app(service: Service) -> FastAPI:
         exception_handlers=_HANDLERS,
         responses={"4XX": {"model": ErrorBody, "description": "Refused"}},
     )
-    decoding = anyio.CapacityLimiter(_DECODING)
+    # What is fetched may be slow, and must not keep those waiting who bring their pictures along.
+    decoding, fetching = anyio.CapacityLimiter(_DECODING), anyio.CapacityLimiter(_DECODING)
     cards = [ModelCard(id=name, created=service.created) for name in service.names]
 
     @app.get("/health")
@@ -128,7 +127,8 @@ def make_app(service: Service) -> FastAPI:
         """Answer a question about pictures; as server-sent events if `stream` is true."""
         if body.model not in service.names:
             _unknown(body.model, service.names)
-        question = await anyio.to_thread.run_sync(service.read, body, limiter=decoding)
+        limiter = fetching if service.allow_addresses and body.names_addresses else decoding
+        question = await anyio.to_thread.run_sync(service.read, body, limiter=limiter)
         facts: list[str] = request.scope["state"]["facts"]
         if question.pictures:
             facts.append(f"{len(question.pictures)} picture{'s' if len(question.pictures) > 1 else ''}")
@@ -167,15 +167,22 @@ def _answer(
     try:
         if asked.stream:
             with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-            yield from chunks(iter(reply), reply.reading, asked.model, with_usage=with_usage)
+            yield from chunks(_whole_pieces(reply), reply.reading, asked.model, with_usage=with_usage)
         else:
-            yield completion(iter(reply), reply.reading, asked.model)
+            yield completion(_whole_pieces(reply), reply.reading, asked.model)
     finally:
         reply.close()
         took = reply.usage
         facts.append(f"{took.prompt_cells} cells, {took.reused_cells} of them reused · {took.answer_tokens} tokens")
         if service.record is not None:
             service.record(reply, question)
+
+
+def _whole_pieces(reply: Reply) -> Iterator[str]:
+    """Yield the answer, and raise `Stopped` if it is only a part: no client shall take it for the whole."""
+    yield from reply
+    if reply.finish_reason == "stopped":
+        raise Stopped("answer", "it was stopped")
 
 
 # In the loop of the server.
@@ -187,6 +194,7 @@ class _Ear:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._heard: asyncio.Queue[Event] = asyncio.Queue()
+        self._has_ended = False
 
     def __call__(self, event: Event) -> None:
         # A loop that has ended wants to hear no more.
@@ -194,7 +202,15 @@ class _Ear:
             self._loop.call_soon_threadsafe(self._heard.put_nowait, event)
 
     async def next(self) -> Event:
-        return await self._heard.get()
+        event = await self._heard.get()
+        self._has_ended = isinstance(event, End)
+        return event
+
+    async def rest(self) -> None:
+        """Wait for the end, whoever else wants to end meanwhile."""
+        with anyio.CancelScope(shield=True):
+            while not self._has_ended:
+                await self.next()
 
 
 async def _whole(request: Request, job: Job, ear: _Ear, facts: list[str]) -> Response:
@@ -244,13 +260,16 @@ async def _stream(job: Job, ear: _Ear, facts: list[str]) -> AsyncIterator[str]:
                     yield "data: [DONE]\n\n"
                     return
                 case End(error):
-                    refusal = _as_refusal(error)
+                    refusal = as_refusal(error)
                     facts.append(f"{refusal.status}")
                     yield f"data: {json.dumps(refusal.body)}\n\n"
                     return
                 case Began():
                     doing = "reading"
     except (asyncio.CancelledError, GeneratorExit):
+        job.stop()
+        # What is written down about this request is how far it came.
+        await ear.rest()
         facts.append("the client has left")
         raise
     finally:
@@ -260,72 +279,29 @@ async def _stream(job: Job, ear: _Ear, facts: list[str]) -> AsyncIterator[str]:
 # What goes wrong.
 
 
-def _as_refusal(error: BaseException | None) -> Refused:
-    if isinstance(error, Refused):
-        return error
-    if not isinstance(error, LlavaError):
-        return Refused(500, "the server has made a mistake")
-    # The hint of a wrong command line is no use here.
-    hint = "" if isinstance(error, UsageError) or not error.hint else f" ({error.hint})"
-    message = f"{error.what}: {error.why}{hint}"
-    match error:
-        case Busy():
-            return Refused(429, message, code="rate_limit_exceeded", headers={"retry-after": str(error.seconds)})
-        case ContextTooSmall():
-            return Refused(400, message, code="context_length_exceeded", param="messages")
-        case UnreadablePicture():
-            return Refused(400, message, code="invalid_image", param="messages")
-        case UsageError():
-            return Refused(400, message)
-        case Stopped():
-            return Refused(503, "the server is shutting down", code="shutting_down")
-        case _:
-            return Refused(500, message, code="engine_failed")
-
-
 async def _refuse(_request: Request, error: Exception) -> Response:
-    refusal = _as_refusal(error)
+    refusal = as_refusal(error)
     return JSONResponse(refusal.body, refusal.status, dict(refusal.headers))
 
 
-async def _refuse_page(_request: Request, error: Exception) -> Response:
+async def _refuse_page(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    why = {
-        404: "there is no such page; there are /v1/chat/completions, /v1/models, /health and /openapi.json",
-        405: "that page does not take this method",
-    }.get(error.status_code, str(error.detail))
-    headers = dict(error.headers or {})
-    return await _refuse(_request, Refused(error.status_code, why, headers=headers))
+    why = _PAGES.get(error.status_code, str(error.detail))
+    return await _refuse(request, Refused(error.status_code, why, headers=error.headers))
 
 
-async def _refuse_body(_request: Request, error: Exception) -> Response:
+async def _refuse_body(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    # Of a union every branch complains; the one that came furthest knows best.
-    worst = max(error.errors(), key=lambda fault: len(fault["loc"]))
-    place = _place(error.body, worst["loc"][1:])
-    if worst["type"] == "extra_forbidden":
-        message, code = f"{place} is not supported by this server", "unsupported_parameter"
-    else:
-        message, code = f"{place or 'body'}: {worst['msg']}", "invalid_value"
-    return await _refuse(_request, Refused(400, message, code=code, param=place or None))
+    return await _refuse(request, fault_of(error.body, error.errors()))
 
 
-def _place(body: Any, steps: Sequence[str | int]) -> str:
-    """Say where in a body something is wrong; `steps` hold names of our models, too, which mean nothing to others."""
-    place: list[str] = []
-    for number, step in enumerate(steps):
-        if isinstance(body, Mapping) and (step in body or number == len(steps) - 1):
-            body = body.get(str(step))
-        elif isinstance(body, list) and isinstance(step, int) and step < len(body):
-            body = body[step]
-        else:
-            continue
-        place.append(str(step))
-    return ".".join(place)
-
-
+_PAGES = {
+    404: "there is no such page; there are /v1/chat/completions, /v1/models, /health and /openapi.json",
+    405: "that page does not take this method",
+}
 _HANDLERS: Any = {
     Refused: _refuse,
+    LlavaError: _refuse,
     Exception: _refuse,
     HTTPException: _refuse_page,
     RequestValidationError: _refuse_body,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,11 +18,25 @@ from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import Detail, Sampling
 
 _SEEDS = 2**32 - 1
+_MOST_PICTURES = 32
+_MOST_PARTS = 2000
+_MOST_ALTERNATIVES = 50
 _NOTHING: tuple[object, ...] = (None, [], {}, "", False)
+
+
+def _is_text(value: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 class _Said(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _require_text(self) -> Self:
+        # JSON can write half a character, which no tokenizer, file or answer could take.
+        if not all(value.isascii() or _is_text(value) for value in vars(self).values() if isinstance(value, str)):
+            raise ValueError("half a character (a lone surrogate)")
+        return self
 
 
 class Text(_Said):
@@ -130,8 +144,15 @@ class ChatRequest(_Said):
         data = _without(data, ("tool_choice",), (None, "none", "auto"))
         return _without(data, ("modalities",), (None, ["text"]))
 
+    @property
+    def names_addresses(self) -> bool:
+        """Tell whether there is something to fetch, which may be slow."""
+        parts = [part for message in self.messages if isinstance(message.content, list) for part in message.content]
+        urls = [part.image_url for part in parts if isinstance(part, Image)]
+        return any(is_address(url if isinstance(url, str) else url.url) for url in urls)
+
     @model_validator(mode="after")
-    def _check_pairs(self) -> ChatRequest:
+    def _check_pairs(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options go with stream: true")
         if self.top_logprobs and not self.logprobs:
@@ -186,19 +207,21 @@ class Question:
 def read_request(
     request: ChatRequest, defaults: Sampling, *, system: str | None = None, allow_addresses: bool = False
 ) -> Question:
-    """Open the pictures of a request and bring it into our own shape; `defaults` and `system` are for what it leaves out.
+    """Open the pictures of a request and bring it into our shape; `defaults` and `system` are for what it leaves out.
 
     Raise `UnreadablePicture` or `UsageError`. Pictures are looked at here, before the request waits for its turn.
     """
     pictures: list[SentPicture] = []
 
     def shown(image: Image) -> dict[str, Any]:
+        if len(pictures) == _MOST_PICTURES:
+            raise UsageError("messages", f"more than {_MOST_PICTURES} pictures")
         url = image.image_url if isinstance(image.image_url, ImageUrl) else ImageUrl(url=image.image_url)
         detail: Detail | None = None if url.detail in (None, "auto") else url.detail  # type: ignore[assignment]
         pictures.append(_open(url.url, f"picture {len(pictures) + 1}", detail, allow_addresses=allow_addresses))
         return {"type": "picture", "picture": pictures[-1]}
 
-    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system is not None else []
     if any(message.role in ("system", "developer") for message in request.messages):
         messages = []
     for message in request.messages:
@@ -253,8 +276,33 @@ def _sampling(request: ChatRequest, defaults: Sampling) -> Sampling:
 def _schema(request: ChatRequest) -> AnswerSchema | None:
     wanted = request.response_format
     if isinstance(wanted, BySchema):
+        _require_harmless(wanted.json_schema.json_schema)
         return AnswerSchema(wanted.json_schema.json_schema)
     return AnswerSchema({"type": "object"}) if isinstance(wanted, AnyObject) else None
+
+
+def _require_harmless(schema: Any) -> None:
+    """Refuse what would cost the server more than an answer, or lead it elsewhere, while the schema is only read."""
+    parts, seen = [schema], 0
+    while parts:
+        part = parts.pop()
+        seen += 1
+        if isinstance(part, list):
+            parts += part
+        if not isinstance(part, dict):
+            continue
+        parts += part.values()
+        for name in ("$ref", "$dynamicRef"):
+            if isinstance(part.get(name), str) and not part[name].startswith("#"):
+                raise UsageError("schema", f"{name} leads out of it")
+        # Matching may take for ever, and no grammar can hold them anyway. A property may have such a name.
+        for name, kind in (("pattern", str), ("patternProperties", dict)):
+            if isinstance(part.get(name), kind):
+                raise UsageError("schema", f"a model cannot be held to it: {name}")
+        if isinstance(part.get("oneOf"), list) and len(part["oneOf"]) > _MOST_ALTERNATIVES:
+            raise UsageError("schema", f"more than {_MOST_ALTERNATIVES} alternatives in oneOf (anyOf would do)")
+    if seen > _MOST_PARTS:
+        raise UsageError("schema", f"it has more than {_MOST_PARTS} parts")
 
 
 def _how(request: ChatRequest) -> dict[str, Any]:

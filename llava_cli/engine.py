@@ -38,7 +38,7 @@ class Began:
 
 @dataclass(frozen=True)
 class Stage:
-    """Something begins: `looking`, `reading`, `writing` or `keeping`, with the cells to read and the seconds it takes."""
+    """What begins: `looking`, `reading`, `writing` or `keeping`, with the cells to read and the seconds it takes."""
 
     name: str
     amount: Amount
@@ -227,9 +227,9 @@ class Engine:
             return self._running
 
     def _do(self, job: Job) -> BaseException | None:
+        if job.is_stopped:
+            return Stopped("model", "stopped as its turn came")
         try:
-            if job.is_stopped:
-                raise Stopped("model", "stopped as its turn came")
             for value in job.work(self.model):
                 job.hear(Piece(value))
         except BaseException as error:  # noqa: BLE001 - whoever listens is told, and the next one has its turn

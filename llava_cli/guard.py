@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from llava_cli.openai_shapes import error_body
+from llava_cli.refusals import Refused
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -78,24 +78,6 @@ def _is_number(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-class Refused(Exception):
-    """Carry the answer to a request that goes no further."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        code: str | None = None,
-        param: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = error_body(status, message, code=code, param=param)
-        self.headers = headers or {}
 
 
 class _Left(Exception):
@@ -208,7 +190,9 @@ class _Visit:
         self.held = 0
         """Bytes of its body that are in memory."""
         self.id = uuid.uuid4().hex
-        scope.setdefault("state", {})["facts"] = self.facts = []
+        self.facts: list[str] = []
+        """What the application has to say about it in the access log."""
+        scope.setdefault("state", {})["facts"] = self.facts
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         """Pass a message on to the client, with a number by which to speak of the request."""

@@ -226,7 +226,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             for some in (asked, *([*asked, Message("assistant", text)] for text in texts))
         )
         if len(longest := max(answers, key=len)) >= llama.n_ctx():
-            raise self._too_long(longest)
+            raise self._too_long(longest, llama)
         self._read(asked)
         self._refuse_what_is_no_number()
         self._tell("weighing", 0)
@@ -236,11 +236,13 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         try:
             if shared < len(prompt):
                 self._cache.sync(prompt[:shared], self._embeddings.__getitem__)
-            return weigh(self._cache, self._logits(), [answer[shared:] for answer in answers], ends)
+            weights = weigh(self._cache, self._logits(), [answer[shared:] for answer in answers], ends)
         except RuntimeError as error:
             if self.stopped.is_set():
                 raise Stopped("choices", "stopped while weighing them") from error
             raise EngineFailed("llama.cpp", f"it could not weigh the choices ({error})") from error
+        self._answered = True
+        return weights
 
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the next question begins anew."""

@@ -23,7 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llava_cli.errors import UsageError
 from llava_cli.guard import App, Limits
-from llava_cli.openai_shapes import error_body
+from llava_cli.refusals import error_body
 
 _CONNECTIONS = 400
 _IDLE_SECONDS = 30
@@ -74,15 +74,16 @@ def address_of(taken: socket.socket) -> str:
 def serve(
     app: App,
     taken: socket.socket,
+    *,
+    on_start: Callable[[], None],
     on_stop: Callable[[], None],
     limits: Limits | None = None,
-    *,
-    on_start: Callable[[], None] = lambda: None,
     has_lifespan: bool = False,
 ) -> None:
-    """Answer with `app` until Ctrl-C or SIGTERM; then `on_stop` ends the answers that are under way.
+    """Answer with `app` until Ctrl-C or SIGTERM.
 
-    `on_start` is called once it is reached; an app that `has_lifespan` is told of the beginning and the end.
+    `on_start` is called once clients are heard; `on_stop` ends the answers that are under way. An app that
+    `has_lifespan` is told of the beginning and the end.
     """
     limits = limits or Limits()
     # What these have to say is said by us, or is a traceback.
@@ -117,6 +118,7 @@ class _Server(uvicorn.Server):
         self._on_start, self._on_stop = on_start, on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say it when, and not before, clients are heard."""
         await super().startup(sockets)
         self._on_start()
 

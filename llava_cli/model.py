@@ -146,7 +146,7 @@ class Model:
         messages = [*opening, *after, question_of(question, picture)]
         weights = self._handler.weigh(self._llama, messages, texts)
         usage = usage_of(self._handler.reading, time.monotonic() - start, 0.0)
-        return Decision(compared(texts, weights), usage, self.sampling, asked_at)
+        return Decision(compared(texts, weights), usage, asked_at)
 
     def chat(self, *, system: str | None = None, messages: Sequence[Mapping[str, Any]] = ()) -> Chat:
         """Begin a chat, or go on after `messages`, finished turns as `Chat.messages` gives them.

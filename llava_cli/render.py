@@ -69,9 +69,9 @@ class Output:
 
     # Answers.
 
-    def answer(self, pieces: Iterable[str]) -> None:
+    def answer(self, pieces: Iterable[str], *, markdown: bool = True) -> None:
         """Show an answer as it comes: Markdown on a terminal, plain text in a pipe, one newline at the end."""
-        if self.rich:
+        if self.rich and markdown:
             stream = MarkdownStream(_console(sys.stdout), on_first=self.end_stage)
             try:
                 stream.show(sanitise(piece) for piece in pieces)

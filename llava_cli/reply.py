@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llava_cli.choices import Choice
-from llava_cli.errors import AnswerUnfit
+from llava_cli.errors import AnswerUnfit, Stopped
 from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import Sampling
 
@@ -53,8 +53,6 @@ class Reply:
         schema: AnswerSchema | None = None,
         how: Mapping[str, Any] | None = None,
     ) -> None:
-        from llama_cpp import LlamaGrammar
-
         self.seed = random.randrange(2**32 - 1) if sampling.seed is None else sampling.seed
         """The seed this answer is written with."""
         self.sampling = sampling
@@ -70,6 +68,8 @@ class Reply:
         settings = {name: value for name, value in vars(sampling).items() if name != "seed"}
         settings |= how or {}
         if schema is not None:
+            from llama_cpp import LlamaGrammar
+
             settings["grammar"] = LlamaGrammar.from_string(schema.grammar())
         self._chunks: Iterator[Any] = llama.create_chat_completion(
             messages=list(messages), stream=True, seed=self.seed, **settings
@@ -98,6 +98,12 @@ class Reply:
         return self._text
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """Return all that shaped this answer and not others of the same model: what it takes to ask again."""
+        held = {} if self.schema is None else {"schema": self.schema.schema}
+        return {**vars(self.sampling), "seed": self.seed, **held}
+
+    @property
     def parsed(self) -> Any:
         """Return what the answer says as Python objects, waiting for it; raise `AnswerUnfit` if it is cut or not valid.
 
@@ -106,6 +112,8 @@ class Reply:
         text = self.text
         if self.schema is None:
             return text
+        if self.finish_reason == "stopped":
+            raise Stopped("answer", "it was stopped before it satisfied the schema")
         if self.finish_reason != "stop":
             raise AnswerUnfit("answer", _CUT[self.finish_reason], hint=_MORE.get(self.finish_reason, ""))
         return self.schema.check(text)
@@ -152,7 +160,6 @@ class Decision:
     choices: tuple[Choice, ...]
     """In the order in which they were given."""
     usage: Usage
-    sampling: Sampling
     asked_at: float
     """When it was asked for, seconds since the epoch."""
     finish_reason: str = "stop"
@@ -160,12 +167,17 @@ class Decision:
     """Nothing is drawn."""
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """Return what it takes to ask again."""
+        return {"choices": [choice.text for choice in self.choices]}
+
+    @property
     def best(self) -> Choice:
         """Return the most probable choice, of equals the first."""
         return max(self.choices, key=lambda choice: choice.probability)
 
     @property
-    def so_far(self) -> str:
+    def text(self) -> str:
         """Return the text of the best choice."""
         return self.best.text
 
@@ -188,7 +200,6 @@ def usage_of(reading: Reading, first_token_seconds: float, write_seconds: float)
 
 _CUT = {
     "length": "it was cut at its longest length, before it satisfied the schema",
-    "context": "the context is full, before it satisfied the schema",
-    "stopped": "it was stopped, before it satisfied the schema",
+    "context": "the context was full before it satisfied the schema",
 }
 _MORE = {"length": "-n allows more tokens", "context": "--context makes it larger"}

@@ -208,24 +208,19 @@ class KvCache:
         import numpy as np
         from llama_cpp import llama_cpp as c
 
-        llama, held = self._llama, self.cells()
-        batch = c.llama_batch_init(len(tokens), 0, 1)
+        llama, held, rows = self._llama, self.cells(), []
         try:
-            batch.n_tokens = len(tokens)
-            for i, token in enumerate(tokens):
-                batch.token[i] = token
-                batch.pos[i] = len(held) + i
-                batch.n_seq_id[i] = 1
-                batch.seq_id[i][0] = 0
-                batch.logits[i] = True
-            status = c.llama_decode(llama.ctx, batch)
-            if status != 0:
-                raise RuntimeError(f"llama_decode returned {status}")
-            rows = [c.llama_get_logits_ith(llama.ctx, i) for i in range(len(tokens))]
-            return np.stack([np.ctypeslib.as_array(row, shape=(llama.n_vocab(),)) for row in rows])
+            for start in range(0, len(tokens), llama.n_batch):
+                part = tokens[start : start + llama.n_batch]
+                llama._batch.set_batch(batch=part, n_past=len(held) + start, logits_all=True)
+                llama._ctx.decode(llama._batch)
+                found = (c.llama_get_logits_ith(llama.ctx, i) for i in range(len(part)))
+                rows += [np.ctypeslib.as_array(row, shape=(llama.n_vocab(),)).copy() for row in found]
         finally:
-            c.llama_batch_free(batch)
-            self._forget_all_but(held)
+            kept = self._forget_all_but(held)
+        if kept < len(held):
+            raise RuntimeError("this model cannot take back what was only tried")
+        return np.stack(rows)
 
     def _forget_all_but_prefix(self, timeline: Sequence[Cell]) -> int:
         common = min(self.shared(timeline), len(timeline) - 1)

@@ -13,7 +13,7 @@ from llava_cli.pictures import Picture, RememberedPicture
 
 if TYPE_CHECKING:
     from llava_cli.model import Model
-    from llava_cli.reply import Reply
+    from llava_cli.reply import Decision, Reply
     from llava_cli.settings import Detail
 
 
@@ -39,7 +39,7 @@ class Turn:
     layout: str
     seed: int
     parameters: Mapping[str, Any]
-    """The fields of `Sampling` and `LoadOptions` it was answered with, by name."""
+    """The fields of `LoadOptions` and `Sampling` it was answered with, by name; `schema` or `choices`, if any."""
     usage: Mapping[str, Any]
     """The fields of `Usage`."""
     pictures: tuple[RememberedPicture, ...] = ()
@@ -75,7 +75,7 @@ class PastChat:
 
 
 def turn_of(
-    reply: Reply,
+    reply: Reply | Decision,
     model: Model,
     question: str,
     pictures: Sequence[Picture | RememberedPicture] = (),
@@ -85,6 +85,8 @@ def turn_of(
     """Write down a reply that has ended; `pictures` are those that were sent with this question."""
     import llama_cpp
 
+    from llava_cli.reply import Decision
+
     spec, weights = model.spec, model.weights
     projector = spec.local[1] if spec.local else weights.projector
     # A name that is published in several quants does not say by itself which of them answered.
@@ -92,7 +94,7 @@ def turn_of(
     return Turn(
         time=reply.asked_at,
         question=question,
-        answer=reply.so_far,
+        answer=reply.text if isinstance(reply, Decision) else reply.so_far,
         finish_reason=reply.finish_reason,
         system=system,
         model=name,
@@ -104,7 +106,7 @@ def turn_of(
         program=f"llava {__version__}, llama-cpp-python {llama_cpp.__version__}",
         layout=spec.layout,
         seed=reply.seed,
-        parameters={**vars(model.options), **vars(reply.sampling), "seed": reply.seed},
+        parameters={**vars(model.options), **reply.parameters},
         usage=vars(reply.usage),
         pictures=tuple(_as_seen(one, model.options.detail) for one in pictures),
         thumbnails={one.sha256: one.thumbnail() for one in pictures if isinstance(one, Picture)},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
+import json
 import os
 import queue
 import re
@@ -12,15 +14,24 @@ import socket
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import openai
 from PIL import Image, ImageDraw
 
 from tests.processes import LLAVA
 
-GENEROUS = 90
+GENEROUS = 60
 """Seconds for what takes one; the machine may be busy."""
+
+
+class Answer(NamedTuple):
+    status: int
+    body: dict[str, Any]
+
+    @property
+    def error(self) -> dict[str, Any]:
+        return self.body["error"]  # type: ignore[no-any-return]
 
 
 class Server:
@@ -71,16 +82,29 @@ class Server:
             self.lines.append(line)
         self._new.put(None)
         assert out == b""
-        assert not [line for line in self.lines if "Traceback" in line or "unexpected" in line]
+        assert [] == [line for line in self.lines if "Traceback" in line or "unexpected" in line], self.lines
         return self._process.returncode
 
     def client(self, **options: Any) -> openai.OpenAI:
         """Return OpenAI's own client, told where to go."""
         return openai.OpenAI(base_url=f"{self.url}/v1", **{"api_key": "none", "max_retries": 0, **options})
 
+    def post(self, body: bytes, *, kind: str = "application/json") -> Answer:
+        """Send these bytes as a question."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=GENEROUS)
+        try:
+            connection.request("POST", "/v1/chat/completions", body, {"Content-Type": kind})
+            answer = connection.getresponse()
+            return Answer(answer.status, json.loads(answer.read()))
+        finally:
+            connection.close()
+
     def raw(self, data: bytes) -> socket.socket:
         """Connect, and send these bytes."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=GENEROUS)
+        connection = socket.socket()
+        connection.settimeout(GENEROUS)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", self.port))
         connection.sendall(data)
         return connection
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,8 +121,8 @@ def serve(
                     record=RequestLog(history, opened).record if log else None,
                 )
                 app = Guard(make_app(service), rules, output.report)
-                _greet(output, address_of(taken), name, key if is_new else None, needs_key=key is not None)
-                listen(_shared(app, origins), taken, engine.close)
+                greet = partial(_greet, output, address_of(taken), name, key if is_new else None, needs_key=bool(key))
+                listen(_shared(app, origins), taken, on_start=greet, on_stop=engine.close)
         for note in history.notes:
             output.note(note)
 
@@ -153,7 +154,7 @@ def _shared(app: App, origins: frozenset[str]) -> App:
     from starlette.middleware.cors import CORSMiddleware
 
     return CORSMiddleware(
-        app,  # type: ignore[arg-type] # the same protocol, in Starlette's words
+        app,
         allow_origins=sorted(origins),
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
@@ -170,6 +171,6 @@ def _greet(output: Output, address: str, name: str, new_key: str | None, *, need
         output.note("the key and the pictures are not encrypted on their way; across networks use a tunnel (ssh -L)")
     output.report(
         f"{name} answers at {address}/v1 (Ctrl-C ends it). In Python:\n"
-        f'  client = openai.OpenAI(base_url="{address}/v1", api_key={"KEY" if needs_key else repr("none")})\n'
+        f'  client = openai.OpenAI(base_url="{address}/v1", api_key="{"…" if needs_key else "none"}")\n'
         f'  client.chat.completions.create(model="{name}", messages=[…])'
     )

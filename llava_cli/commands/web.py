@@ -139,7 +139,7 @@ def web(
                         _open_browser(address)
 
                 guarded = PageGuard(page, rules, uploads, secret)
-                serve(guarded, taken, models.engine.close, on_start=greet, has_lifespan=True)
+                serve(guarded, taken, on_start=greet, on_stop=models.engine.close, has_lifespan=True)
             for note in (*history.notes, *models.notes[len(said) :]):
                 output.note(note)
 
