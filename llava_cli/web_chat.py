@@ -201,9 +201,9 @@ class Visitor:
         try:
             self._require_rest()
             question, _ = self.chat.undo()
-        except UsageError as error:
+            self._journal.take_back()
+        except LlavaError as error:
             return self.view(error=error)
-        self._journal.take_back()
         self._answer = None
         return self.view(draft=question)
 
