@@ -170,8 +170,7 @@ class Output:
             _to_stderr(f"{STAGES[name]}…")
         if not self.lively or (name == "writing" and self.rich):
             return
-        text = STAGES[name] + (f" ({amount} tokens)" if amount else "")
-        self._stage = _StageLine(text, getattr(amount, "seconds", 0.0))
+        self._stage = _StageLine(stage_words(name, amount), getattr(amount, "seconds", 0.0))
 
     def busy(self, text: str) -> None:
         """Say on a terminal, in words of the caller, what takes long now; as `stage`."""
@@ -278,6 +277,11 @@ class Output:
         _to_stderr(f"llava: {_one_line(error.what)}: {_one_line(error.why)}")
         if error.hint:
             _to_stderr(f"hint: {_one_line(error.hint)}")
+
+
+def stage_words(name: str, amount: int) -> str:
+    """Say what a stage is for people: `reading the question (616 tokens)`."""
+    return STAGES[name] + (f" ({amount} tokens)" if amount else "")
 
 
 def in_bytes(size: float) -> str:
