@@ -226,7 +226,7 @@ def test_each_token_comes_with_its_probability_among_all(engine):
         assert token["bytes"] == token["top_logprobs"][0]["bytes"]
     chunks = list(engine.llama.create_chat_completion(logprobs=True, stream=True, **options))
     streamed = [one for c in chunks if (said := c["choices"][0]["logprobs"]) for one in said["content"]]
-    assert [token["logprob"] for token in odds] == [token["logprob"] for token in streamed]
+    assert [token["logprob"] for token in odds] == pytest.approx([token["logprob"] for token in streamed])
 
 
 @pytest.mark.parametrize("option", [{"tools": [{}]}, {"logit_bias": {1: 2.0}}, {"mirostat_mode": 2}])

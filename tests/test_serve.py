@@ -297,6 +297,13 @@ def test_a_server_that_makes_no_sense_does_not_start(words, arguments):
     assert words in done.stderr
 
 
+def test_without_the_extra_it_says_how_to_get_it(here, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    done = here("serve", "-m", "shapes")
+    assert 2 == done.returncode
+    assert "hint: pip install 'llava-cli[serve]'\n" in done.stderr
+
+
 def test_pictures_are_fetched_from_public_addresses_only(tmp_path):
     with Server(tmp_path, "-m", "shapes", "--allow-url-images") as server, website() as web, server.client() as client:
         error = refusal(client, question("?", f"{web.url}/ok.png"))
