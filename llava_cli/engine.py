@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llava_cli.errors import Busy, Stopped
 
 if TYPE_CHECKING:
+    from llava_cli.handler import StageListener
     from llava_cli.model import Model
     from llava_cli.rates import Amount
 
@@ -136,6 +137,15 @@ class Engine:
                 raise event.error
         finally:
             job.stop()
+
+    def change(self, open_model: Callable[[StageListener], Model]) -> Model:
+        """Close the model and open another one in its place; for work, in its turn.
+
+        If that fails, the closed one stays, and must be changed before it is asked.
+        """
+        self.model.close()
+        self.model = open_model(self._on_stage)
+        return self.model
 
     @property
     def waiting(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import threading
 import time
@@ -42,6 +43,11 @@ def public_name(address: str) -> str:
     except ValueError:
         return "address"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def without_password(source: str) -> str:
+    """Return `source` as it is, or, if it is an address, without user and password."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", source, count=1) if is_address(source) else source
 
 
 def fetch(address: str, *, limits: FetchLimits = LIMITS, public_only: bool = False) -> bytes:

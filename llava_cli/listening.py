@@ -11,6 +11,7 @@ import ipaddress
 import json
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -58,6 +59,12 @@ def is_loopback(taken: socket.socket) -> bool:
     return ipaddress.ip_address(taken.getsockname()[0].partition("%")[0]).is_loopback
 
 
+def own_names() -> list[str]:
+    """Return the names other computers in the network know this one by."""
+    name = socket.gethostname()
+    return [name, f"{name}.local"]
+
+
 def address_of(taken: socket.socket) -> str:
     """Return where it is reached: `http://127.0.0.1:8080`."""
     host, port = taken.getsockname()[:2]
@@ -73,10 +80,12 @@ def serve(
     on_start: Callable[[], None],
     on_stop: Callable[[], None],
     limits: Limits | None = None,
+    has_lifespan: bool = False,
 ) -> None:
     """Answer with `app` until Ctrl-C or SIGTERM.
 
-    `on_start` is called once clients are heard; `on_stop` ends the answers that are under way.
+    `on_start` is called once clients are heard; `on_stop` ends the answers that are under way. An app that
+    `has_lifespan` is told of the beginning and the end.
     """
     limits = limits or Limits()
     # What these have to say is said by us, or is a traceback.
@@ -86,7 +95,7 @@ def serve(
         app,
         http=type("_Protocol", (_Protocol,), {"head_seconds": limits.head_seconds}),
         ws="none",
-        lifespan="off",
+        lifespan="on" if has_lifespan else "off",
         loop="asyncio",
         log_config=None,
         access_log=False,
@@ -97,7 +106,10 @@ def serve(
         timeout_graceful_shutdown=_LAST_SECONDS,
         h11_max_incomplete_event_size=limits.head,
     )
-    _Server(config, on_start, on_stop).run(sockets=[taken])
+    server = _Server(config, on_start, on_stop)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, server.handle_exit)  # a terminal that is closed is an order, too
+    server.run(sockets=[taken])
 
 
 class _Server(uvicorn.Server):

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import re
 import secrets
-import socket
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,12 +86,12 @@ def serve(
         raise UsageError("llava serve", "it needs FastAPI and uvicorn", hint="pip install 'llava-cli[serve]'")
     with Output(plain=plain, quiet=quiet) as output:
         from llava_cli.guard import Guard, Rules
-        from llava_cli.listening import address_of, bind, is_loopback
+        from llava_cli.listening import address_of, bind, is_loopback, own_names
 
         with bind(host, port) as taken:
             key, is_new = _key(api_key_env, is_needed=not is_loopback(taken))
             origins = _origins(cors or [], key)
-            rules = Rules(frozenset(map(str.lower, [host, *_own_names(), *(allow_host or [])])), origins, key)
+            rules = Rules(frozenset(map(str.lower, [host, *own_names(), *(allow_host or [])])), origins, key)
             if model_path is None and projector_path is None:
                 offer(chosen.model, chosen, output, yes=yes)
 
@@ -146,11 +145,6 @@ def _origins(sites: Sequence[str], key: str | None) -> frozenset[str]:
         if site != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", site, flags=re.IGNORECASE):
             raise UsageError(f"--cors {site}", "not an origin", hint="scheme, name and port: https://example.org:8000")
     return frozenset(site.lower() for site in sites)
-
-
-def _own_names() -> list[str]:
-    name = socket.gethostname()
-    return [name, f"{name}.local"]
 
 
 def _shared(app: App, origins: frozenset[str]) -> App:
