@@ -102,7 +102,7 @@ def _look_at_model(found: Checkup, spec: ModelSpec, options: LoadOptions) -> Non
 
 def _broken_engine(error: Exception) -> LlavaError:
     why = f"it cannot be loaded ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-    return EngineFailed("llama-cpp-python", why, hint=_rebuild())
+    return EngineFailed("llama-cpp-python", why, hint=rebuild())
 
 
 def _slow_build(features: frozenset[str]) -> Iterator[Finding]:
@@ -111,7 +111,7 @@ def _slow_build(features: frozenset[str]) -> Iterator[Finding]:
     unused = [name for flag, name in _EXPECTED.items() if flag in has and name not in features]
     if features and unused:
         why = f"it was built without {', '.join(unused)}, which this processor has, so it is slower than need be"
-        yield Finding(EngineFailed("llama.cpp", why, hint=_rebuild()), stops=False)
+        yield Finding(EngineFailed("llama.cpp", why, hint=rebuild()), stops=False)
     if machine.is_32_bit():
         why = "this Python is a 32-bit program, so a model and all else must fit into 3 GB of addresses"
         yield Finding(NotEnoughRoom("Python", why, hint="a 64-bit system runs larger models"), stops=False)
@@ -125,7 +125,8 @@ def _processor_flags() -> set[str]:
     return set(flags[1].split()) if flags else set()
 
 
-def _rebuild() -> str:
+def rebuild() -> str:
+    """Return the command that builds the engine for this processor."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         wanted = f"llama-cpp-python=={importlib.metadata.version('llama-cpp-python')}"
         return (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -20,8 +21,9 @@ from llava_cli.commands.models import models, show
 from llava_cli.commands.pull import pull
 from llava_cli.commands.rm import rm
 from llava_cli.commands.verify import verify
-from llava_cli.errors import LlavaError, ReaderGone, UsageError
+from llava_cli.errors import LlavaError, NotEnoughRoom, ReaderGone, UsageError
 from llava_cli.render import Output
+from llava_cli.supervision import Work, in_a_child, opens_llama_cpp
 
 _EXAMPLES = """\
 llava asks LLaVA models about pictures, on this computer.
@@ -60,26 +62,28 @@ def llava(
         Output().write(_EXAMPLES)
 
 
-app.command(rich_help_panel="Ask")(ask)
-app.command(rich_help_panel="Ask")(chat)
+for about_pictures in (ask, chat):
+    app.command(rich_help_panel="Ask")(opens_llama_cpp(about_pictures))
 for about_models in (models, pull, show, rm, verify, use):
     app.command(rich_help_panel="Models")(about_models)
 app.add_typer(log.app, name="log", rich_help_panel="Memory")
 app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
-for about_the_machine in (doctor, bench, config):
+for about_the_machine in (opens_llama_cpp(doctor), opens_llama_cpp(bench), config):
     app.command(rich_help_panel="Machine")(about_the_machine)
 
 
 def main() -> None:
     """Run the command line; the one place that turns errors into messages and exit codes."""
-    sys.exit(_run())
+    sys.exit(_run(in_a_child))
 
 
-def _run() -> int:
+def _run(have_done: Callable[[Work], Any] = lambda work: work()) -> int:
+    """Run the command line, having done elsewhere what opens llama.cpp, and return the exit code."""
     output = Output()
     join_words_of_bash()
     try:
-        return _exit_code(app(standalone_mode=False, prog_name="llava"))
+        result = app(standalone_mode=False, prog_name="llava")
+        return _exit_code(have_done(result) if callable(result) else result)
     except typer.Exit as error:
         return error.exit_code
     except ReaderGone as error:
@@ -94,6 +98,12 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         output.end_stage()
         return 130
+    except MemoryError as error:
+        if os.environ.get("LLAVA_DEBUG"):
+            raise
+        why = f"there is not enough of it ({error})" if str(error) else "there is not enough of it"
+        output.error(NotEnoughRoom("memory", why, hint="llava doctor says what a model takes, and what there is"))
+        return NotEnoughRoom.exit_code
     except Exception as error:
         if os.environ.get("LLAVA_DEBUG"):
             raise

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from llama_cpp import llama_cpp as c
 from llama_cpp.llama_chat_format import Llava15ChatHandler
 
-from llava_cli import engine_log
+from llava_cli import engine_log, last_words
 from llava_cli.ahead import Ahead
 from llava_cli.answer_text import PieceDecoder
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
@@ -360,6 +360,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             self._learn("looking", sum(view.tokens for view in rest), time.monotonic() - start)
 
     def _encode_ahead(self, picture: Picture, detail: Detail, stopped: threading.Event) -> NDArray[np.float32]:
+        last_words.say("stage", "looking")
         with Tower(self._projector, self._llama, stopped) as tower:
             return tower.encode(picture, detail)
 
@@ -402,6 +403,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             if not self.stopped.is_set():
                 raise EngineFailed("llama.cpp", f"it could not go on writing ({error})") from error
         self._answered = self._answered or reading.finish_reason != "stopped"
+        last_words.say("stage", "")
         yield from decoder.finish()
 
     def _should_abort(self, _data: object) -> bool:
@@ -414,6 +416,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
 
     def _tell(self, stage: str, amount: int, *, each: int = 0) -> None:
         """Say what begins, with the cells there are to read, or how many of something else."""
+        last_words.say("stage", stage)
         if self.on_stage is not None:
             seconds = self.rates.expected(stage, each or amount) if self.rates is not None else 0.0
             self.on_stage(stage, Amount(amount, seconds))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 from llava_cli.errors import LlavaError, ReaderGone
 from llava_cli.markdown_stream import MarkdownStream, markdown
 from llava_cli.pager import opened_pager
+from llava_cli.terminal_state import DUMB
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
     from llava_cli.reply import Usage
     from llava_cli.settings import LoadOptions
 
-_STAGES = {
+STAGES = {
     "loading": "loading the model",
     "looking": "looking at the picture",
     "reading": "reading the question",
     "writing": "writing",
     "keeping": "keeping the picture for next time",
     "checking": "computing the same in NumPy",
+    "closing": "closing the model",
 }
+"""What is said of the things that take long, by name."""
 
 # Overrides of the reading direction make text look like other text; tag characters are invisible text.
 _HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f\ud800-\udfff]")
@@ -53,7 +56,7 @@ class Output:
 
     def __init__(self, *, plain: bool = False, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._dumb = os.environ.get("TERM") in ("dumb", "unknown")
+        self._dumb = os.environ.get("TERM") in DUMB
         self.rich = not plain and not self._dumb and _is_terminal(sys.stdout)
         self.lively = not plain and not self._dumb and not quiet and _is_terminal(sys.stderr)
         self._announces = not self.lively and not quiet and _is_terminal(sys.stderr)
@@ -176,10 +179,10 @@ class Output:
         if self._announces and name != "writing" and name not in self._announced:
             # A line that changes all the time is noise to a screen reader.
             self._announced.add(name)
-            _to_stderr(f"{_STAGES[name]}…")
+            _to_stderr(f"{STAGES[name]}…")
         if not self.lively or (name == "writing" and self.rich):
             return
-        text = _STAGES[name] + (f" ({amount} tokens)" if amount else "")
+        text = STAGES[name] + (f" ({amount} tokens)" if amount else "")
         self._stage = _StageLine(text, getattr(amount, "seconds", 0.0))
 
     def busy(self, text: str) -> None:

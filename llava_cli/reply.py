@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llava_cli import last_words
 from llava_cli.settings import Sampling
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Reply:
         self._first = 0.0
         self._last = 0.0
         self._text = ""
+        last_words.say("answer", "")
         self._on_end: Callable[[str], None] | None = on_end
         settings = {name: value for name, value in vars(sampling).items() if name != "seed"}
         self._chunks: Iterator[Any] = llama.create_chat_completion(
@@ -72,6 +74,7 @@ class Reply:
             if piece:
                 self._first = self._first or self._last
                 self._text += piece
+                last_words.say("answer", self._text)
                 yield piece
         self.close()
 

@@ -81,10 +81,11 @@ class LoadOptions:
     Of a 7B model a picture takes 9 MB, and each prompt it was read with 325 MB. 0: nothing is kept."""
 
     def __post_init__(self) -> None:
-        _at_least("context", self.context, 64 if self.context else 0)
+        _within("context", self.context, 64, 1 << 24)
         require_detail(self.detail)
-        _at_least("threads", self.threads, 0)
-        _at_least("ubatch", self.ubatch, 32 if self.ubatch else 0)
+        # llama.cpp crashes with a hundred thousand threads; it counts on 512 at most.
+        _within("threads", self.threads, 1, 512)
+        _within("ubatch", self.ubatch, 32, 1 << 16)
         _at_least("cache size", self.cache_size, 0)
         if self.kv not in get_args(Kv):
             raise UsageError("kv", f"must be {' or '.join(get_args(Kv))}, not {self.kv!r}")
@@ -139,6 +140,12 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise UsageError(name, f"must be {least} or more, not {value}")
+
+
+def _within(name: str, value: int, least: int, most: int) -> None:
+    """Refuse what is neither 0, which leaves the choice to llava, nor between the two."""
+    if value != 0 and not least <= value <= most:
+        raise UsageError(name, f"must be from {least} to {most}, not {value}")
 
 
 @dataclass(frozen=True)

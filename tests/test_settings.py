@@ -58,6 +58,10 @@ def test_a_config_file_that_makes_no_sense_is_a_usage_error(config, text, words)
         {"seed": 2**32 - 1},
         {"context": 8},
         {"threads": -1},
+        {"threads": 513},
+        {"ubatch": 31},
+        {"ubatch": 65537},
+        {"context": 2**24 + 1},
     ],
 )
 def test_a_value_out_of_range_is_a_usage_error(config, flags):

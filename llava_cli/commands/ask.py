@@ -90,7 +90,7 @@ def ask(
         for note in (f"{one.name}: {note}" for one in seen for note in one.notes):
             output.note(note)
 
-        from llava_cli.history import History, messages_of, turn_of
+        from llava_cli.history import History, messages_of, turn_asked, turn_of
         from llava_cli.model import load
 
         history = History(recording=chosen.log)
@@ -115,6 +115,8 @@ def ask(
             for note in said:
                 output.note(note)
             chat = opened.chat(system=chosen.system, messages=messages_of(past, seen))
+            after = {"chat": past[-1].chat, "after": past[-1].id} if past else {}
+            history.announce(turn_asked(opened, chosen.sampling, question.strip(), new, system=chosen.system), **after)
             reply = chat.send(question.strip(), picture=new)
             try:
                 output.answer(reply)
@@ -122,7 +124,6 @@ def ask(
                 # What was written is remembered, even if its reader has left.
                 reply.close()
                 turn = turn_of(reply, opened, question.strip(), new, system=chosen.system)
-                after = {"chat": past[-1].chat, "after": past[-1].id} if past else {}
                 history.record(turn, **after)
             if stats:
                 output.stats(reply.usage, reply.seed)
