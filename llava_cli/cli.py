@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -74,7 +76,7 @@ for about_the_machine in (opens_llama_cpp(doctor), opens_llama_cpp(bench), confi
 
 def main() -> None:
     """Run the command line; the one place that turns errors into messages and exit codes."""
-    sys.exit(_run(in_a_child))
+    _leave(_run(in_a_child))
 
 
 def _run(have_done: Callable[[Work], Any] = lambda work: work()) -> int:
@@ -119,6 +121,16 @@ def _run(have_done: Callable[[Work], Any] = lambda work: work()) -> int:
             )
         )
         return 1
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process without taking Python apart, which takes 40 ms, and twice that where there are two."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        # What mattered was written and flushed before, or was an error then.
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def _exit_code(result: object) -> int:

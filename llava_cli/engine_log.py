@@ -32,7 +32,7 @@ def silence() -> None:
     debug = os.dup(2) if os.environ.get("LLAVA_DEBUG") else None
     last = 0
 
-    @_ABORTED
+    @_ABORTED  # type: ignore[untyped-decorator]
     def abort(message: bytes) -> None:
         last_words.say("complaint", message.decode("utf-8", "replace").strip())
         if debug is not None:
