@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -76,7 +78,19 @@ for about_the_machine in (opens_llama_cpp(doctor), opens_llama_cpp(bench), confi
 
 def main() -> None:
     """Run the command line; the one place that turns errors into messages and exit codes."""
+    _prepare_streams()
     _leave(_run(in_a_child))
+
+
+def _prepare_streams() -> None:
+    """Let no stream that is closed, or knows few letters, cost an answer or a file."""
+    # A file that is opened later must not get the number of a closed stream: libraries write their complaints there.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(descriptor)
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _run(have_done: Callable[[Work], Any] = lambda work: work()) -> int:
@@ -92,6 +106,11 @@ def _run(have_done: Callable[[Work], Any] = lambda work: work()) -> int:
         # Python would complain again while it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return error.exit_code
+    except SystemExit as error:
+        # So typer ends when the reader of its help has left.
+        if error.code != 1:
+            raise
+        return ReaderGone.exit_code
     except LlavaError as error:
         if os.environ.get("LLAVA_DEBUG"):
             raise
@@ -109,6 +128,10 @@ def _run(have_done: Callable[[Work], Any] = lambda work: work()) -> int:
     except Exception as error:
         if os.environ.get("LLAVA_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            # typer writes the help by itself.
+            output.error(LlavaError("standard output", str(error.strerror).lower()))
+            return 1
         if hasattr(error, "format_message"):
             # What typer raises for a command line it cannot parse.
             output.error(UsageError("usage", error.format_message()))

@@ -138,6 +138,9 @@ def _crash(number: int, *, is_for_memory: bool) -> LlavaError:
     if number == 0:
         why = f"a library of its own ended llava{then}; what it said about that stands above"
         return EngineFailed("llama.cpp", why, hint=f"llava doctor looks over this installation{in_log}")
+    if number == signal.SIGBUS:
+        why = f"a model file could not be read any more, and llava ended{then}: it was changed, or its disk fails"
+        return EngineFailed("llama.cpp", why, hint=f"llava verify says what is left of it{in_log}")
     complaint = re.sub(r"^\S*/", "", last_words.said("complaint")) or (signal.strsignal(number) or "").lower()
     hint = "llava verify says whether model files are damaged, llava doctor what else is wrong; else please report it"
     verb = "gave up" if number == signal.SIGABRT else "crashed"
