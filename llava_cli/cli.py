@@ -6,6 +6,7 @@ import atexit
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -79,6 +80,8 @@ for about_the_machine in (opens_llama_cpp(doctor), opens_llama_cpp(bench), confi
 def main() -> None:
     """Run the command line; the one place that turns errors into messages and exit codes."""
     _prepare_streams()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _leave(_run(in_a_child))
 
 
@@ -148,6 +151,8 @@ def _run(have_done: Callable[[Work], Any] = lambda work: work()) -> int:
 
 def _leave(code: int) -> NoReturn:
     """End this process without taking Python apart, which takes 40 ms, and twice that where there are two."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         # What mattered was written and flushed before, or was an error then.

@@ -323,8 +323,10 @@ def _one_line(text: str) -> str:
 
 
 def _to_stderr(line: str, *, end: str = "\n") -> None:
-    # A closed stderr must not turn a good answer into a failure.
-    with suppress(OSError, ValueError, AttributeError):
+    # A closed stderr must not turn a good answer into a failure, and to print, None is another word for stdout.
+    if sys.stderr is None:
+        return
+    with suppress(OSError, ValueError):
         print(line, file=sys.stderr, end=end, flush=True)
 
 
