@@ -1,4 +1,4 @@
-"""Lets `python -m llava_cli` do what `llava` does, and Ctrl-C end either without a word while it is still being read in."""
+"""Lets `python -m llava_cli` do what `llava` does, and Ctrl-C end both without a word while they are being read in."""
 
 import signal
 
@@ -6,7 +6,7 @@ import signal
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from llava_cli.cli import main  # noqa: E402 - that is what takes its time
+from llava_cli.cli import main
 
 if __name__ == "__main__":
     main()

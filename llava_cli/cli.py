@@ -114,39 +114,31 @@ def _run(have_done: Callable[[Work], Any] = lambda work: work()) -> int:
         if error.code != 1:
             raise
         return ReaderGone.exit_code
-    except LlavaError as error:
-        if os.environ.get("LLAVA_DEBUG"):
-            raise
-        output.error(error)
-        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         output.end_stage()
         return 130
-    except MemoryError as error:
-        if os.environ.get("LLAVA_DEBUG"):
-            raise
-        why = f"there is not enough of it ({error})" if str(error) else "there is not enough of it"
-        output.error(NotEnoughRoom("memory", why, hint="llava doctor says what a model takes, and what there is"))
-        return NotEnoughRoom.exit_code
     except Exception as error:
         if os.environ.get("LLAVA_DEBUG"):
             raise
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
-            # typer writes the help by itself.
-            output.error(LlavaError("standard output", str(error.strerror).lower()))
-            return 1
-        if hasattr(error, "format_message"):
-            # What typer raises for a command line it cannot parse.
-            output.error(UsageError("usage", error.format_message()))
-            return 2
-        output.error(
-            LlavaError(
-                "unexpected",
-                f"{type(error).__name__}: {error}",
-                hint="LLAVA_DEBUG=1 shows where; please report it",
-            )
-        )
-        return 1
+        told = _in_our_words(error)
+        output.error(told)
+        return told.exit_code
+
+
+def _in_our_words(error: Exception) -> LlavaError:
+    if isinstance(error, LlavaError):
+        return error
+    if hasattr(error, "format_message"):
+        # What typer raises for a command line it cannot parse.
+        return UsageError("usage", error.format_message())
+    if isinstance(error, MemoryError):
+        why = f"there is not enough of it ({error})" if str(error) else "there is not enough of it"
+        return NotEnoughRoom("memory", why, hint="llava doctor says what a model takes, and what there is")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        # typer writes the help by itself.
+        return LlavaError("standard output", str(error.strerror).lower())
+    hint = "LLAVA_DEBUG=1 shows where; please report it"
+    return LlavaError("unexpected", f"{type(error).__name__}: {error}", hint=hint)
 
 
 def _leave(code: int) -> NoReturn:

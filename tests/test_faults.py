@@ -1,4 +1,4 @@
-"""What goes wrong around a run of `llava`, with real processes. `faults.md`, beside this, says what stands elsewhere."""
+"""What goes wrong around a run of `llava`, with real processes; `faults.md` says what is tested elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,7 @@ def ask(pair: Sequence[Path], *more: object) -> list[str]:
 
 
 def run(
-    command: Sequence[str], *, before: Sequence[str] = (), stdin: bytes | None = b"", more: dict[str, str] = {}
+    command: Sequence[str], *, before: Sequence[str] = (), stdin: bytes | None = b"", more: Mapping[str, str] = {}
 ) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [*before, *command], input=stdin, capture_output=True, timeout=60, check=False,
@@ -222,8 +222,9 @@ def test_a_stream_that_knows_few_letters_shows_the_others_as_question_marks(tiny
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["ask", "--help"], [], ["models"], ["show", "shapes"], ["config"], ["doctor", "-m", "shapes"]]
-)  # fmt: skip
+    "arguments",
+    [["--help"], ["ask", "--help"], [], ["models"], ["show", "shapes"], ["config"], ["doctor", "-m", "shapes"]],
+)
 def test_what_cannot_be_written_is_never_a_success(arguments):
     full = in_shell('exec "$@" >/dev/full', [*LLAVA, *arguments])
     assert (1, True) == (full.returncode, full.stderr.startswith(b"llava: standard output: no space left on device"))
@@ -250,9 +251,11 @@ def test_a_directory_that_is_gone_is_said_to_be(tiny_pair, tmp_path, answer):
 # Limits
 
 
-@pytest.mark.parametrize("limit", ["--nofile=7", "--nofile=16", "--fsize=0", "--core=0", "--memlock=0", "--stack=1000000"])
+@pytest.mark.parametrize(
+    "limit", ["--nofile=7", "--nofile=16", "--fsize=0", "--core=0", "--memlock=0", "--stack=1000000"]
+)
 def test_small_limits_cost_notes_at_most(tiny_pair, answer, limit):
-    done = run(ask(tiny_pair), before=["prlimit", limit])
+    done = run(ask(tiny_pair), before=["prlimit", f"--{limit}"])
     assert (0, answer, True) == (done.returncode, done.stdout, notes_only(done.stderr))
 
 
@@ -405,4 +408,3 @@ def test_two_at_once_in_a_new_home_are_both_right(tiny_pair, answer):
     assert [(answer, b"")] * 3 == [process.communicate(timeout=60) for process in both]
     assert 3 == len(History().find())
     assert run(ask(tiny_pair, "-q", "--stats")).stderr.count(b"picture 0.00") == 1
-
