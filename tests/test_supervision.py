@@ -14,13 +14,14 @@ import pytest
 
 from llava_cli import last_words, supervision
 from llava_cli.history import History
+from tests.hollow_model import write_hollow_pair
 from tests.processes import LLAVA, SCENE, child_of, files_of, llava
 from tests.terminal import Terminal
 from tests.turns import a_turn
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux has what this takes")
 
-LONG = ("-t", "2", "--seed", "6", "-n", "1800", "-q")
+LONG = ("-t", "1", "--seed", "6", "-n", "1700", "-q")
 IN_LOG = "; the question is in the log"
 IN_THE_ENGINE = """
 import sys, ctypes
@@ -35,10 +36,16 @@ main()
 """
 
 
+@pytest.fixture(scope="module")
+def slow_pair(tmp_path_factory):
+    """Write a pair that writes for seconds, and nothing but words drawn by chance."""
+    return write_hollow_pair(tmp_path_factory.mktemp("slow"))
+
+
 @contextmanager
-def writing(*arguments):
+def writing(pair):
     """Start a `llava ask` that writes for long; it has begun to."""
-    command = [*LLAVA, "ask", SCENE, "What?", *LONG, *arguments]
+    command = [*LLAVA, "ask", SCENE, "What?", *LONG, *files_of(pair)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             assert len(process.stdout.read(20)) == 20
@@ -65,9 +72,9 @@ def writing(*arguments):
         ),
     ],
 )
-def test_who_dies_of_a_signal_is_spoken_for(tiny_pair, number, code, what):
+def test_who_dies_of_a_signal_is_spoken_for(slow_pair, number, code, what):
     """What was written stands on stdout and in the log."""
-    with writing(*files_of(tiny_pair)) as process:
+    with writing(slow_pair) as process:
         os.kill(child_of(process.pid), number)
         _, complaints = process.communicate(timeout=30)
     first, second = complaints.decode().splitlines()
@@ -109,8 +116,8 @@ def test_a_library_that_ends_the_process_is_no_success_and_no_riddle(tiny_pair, 
     "number",
     [signal.SIGTERM, *(pytest.param(one, marks=pytest.mark.faults) for one in (signal.SIGHUP, signal.SIGQUIT))],
 )
-def test_what_is_meant_to_end_it_ends_both_as_if_they_were_one(tiny_pair, number):
-    with writing(*files_of(tiny_pair)) as process:
+def test_what_is_meant_to_end_it_ends_both_as_if_they_were_one(slow_pair, number):
+    with writing(slow_pair) as process:
         child = child_of(process.pid)
         process.send_signal(number)
         _, complaints = process.communicate(timeout=30)
@@ -118,8 +125,8 @@ def test_what_is_meant_to_end_it_ends_both_as_if_they_were_one(tiny_pair, number
     assert is_gone(child)
 
 
-def test_who_kills_one_kills_both(tiny_pair):
-    with writing(*files_of(tiny_pair)) as process:
+def test_who_kills_one_kills_both(slow_pair):
+    with writing(slow_pair) as process:
         child = child_of(process.pid)
         process.kill()
         process.wait()
@@ -156,13 +163,13 @@ def test_a_crash_at_the_prompt_leaves_a_sane_terminal_and_a_chat_to_go_on_with(t
 
 
 @pytest.mark.faults
-def test_a_job_is_stopped_and_goes_on_as_one(tiny_pair):
+def test_a_job_is_stopped_and_goes_on_as_one(slow_pair):
     """In a real shell, with the keys of a real terminal."""
     shell = pexpect.spawn("bash", ["--norc", "--noprofile", "-i"], timeout=30, encoding="utf-8", dimensions=(24, 200))
     shell.delaybeforesend = None
     shell.sendline("PS1='rea''dy '; bind 'set enable-bracketed-paste off'")
     shell.expect("ready ")
-    shell.sendline(" ".join([*LLAVA, "ask", SCENE, "What?", *LONG, "--plain", *files_of(tiny_pair)]))
+    shell.sendline(" ".join([*LLAVA, "ask", SCENE, "What?", *LONG, "--plain", *files_of(slow_pair)]))
     shell.expect(r"\n.{10}")
     shell.send("\x1a")
     shell.expect("Stopped")
