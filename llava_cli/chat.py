@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from llava_cli.errors import UsageError
 from llava_cli.pictures import Picture, RememberedPicture, open_picture
 from llava_cli.reply import Reply
+from llava_cli.schemas import AnswerSchema, as_schema
 from llava_cli.settings import Sampling
 
 PictureSource = str | os.PathLike[str] | bytes | Picture | RememberedPicture
@@ -30,7 +31,11 @@ class Answering(Protocol):
     def count(self, messages: Sequence[Mapping[str, Any]]) -> int: ...
 
     def reply(
-        self, messages: Sequence[Mapping[str, Any]], sampling: Sampling, on_end: Callable[[str], None]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sampling: Sampling,
+        on_end: Callable[[str], None],
+        schema: AnswerSchema | None = None,
     ) -> Reply: ...
 
 
@@ -66,17 +71,18 @@ class Chat:
         text: str,
         *,
         picture: PictureSource | Sequence[PictureSource] | None = None,
+        schema: AnswerSchema | Mapping[str, Any] | str | None = None,
         **sampling: Any,
     ) -> Reply:
         """Say `text`, with new pictures if any, and return the reply; an unfinished earlier one ends here.
 
+        With a `schema`, the model writes JSON that satisfies it; `Reply.parsed` is that as Python objects.
         When the window is full, the oldest turns are dropped (`dropped`); their pictures stay.
         """
         if not text.strip():
             raise UsageError("question", "it is empty")
         self._end_reply()
-        question = {"role": "user", "content": [*_picture_parts(picture), {"type": "text", "text": text}]}
-        return self._answer([*self._turns, question], sampling)
+        return self._answer([*self._turns, question_of(text, picture)], sampling, as_schema(schema))
 
     def retry(self, **sampling: Any) -> Reply:
         """Answer the last question again, with another seed; the new answer takes the place of the old one."""
@@ -94,7 +100,7 @@ class Chat:
     def last_turn(self) -> tuple[str, str]:
         """Return the last question and its answer."""
         self._require_turn("there is none yet")
-        return _text_of(self._turns[-2]), self._turns[-1]["content"]
+        return text_of(self._turns[-2]), self._turns[-1]["content"]
 
     def undo(self) -> tuple[str, list[Picture | RememberedPicture]]:
         """Take the last question and its answer back; return its text and its pictures."""
@@ -102,7 +108,7 @@ class Chat:
         self._require_turn("there is nothing to take back")
         question = self._turns[-2]
         self._turns = self._turns[:-2]
-        return _text_of(question), [part["picture"] for part in _pictures_of(question)]
+        return text_of(question), [part["picture"] for part in _pictures_of(question)]
 
     def drop(self, number: int) -> Picture | RememberedPicture:
         """Take picture `number`, from 0, out of the turn it was shown in; what was said stays."""
@@ -113,7 +119,9 @@ class Chat:
         picture: Picture | RememberedPicture = dropped["picture"]
         return picture
 
-    def _answer(self, turns: Sequence[dict[str, Any]], sampling: Mapping[str, Any]) -> Reply:
+    def _answer(
+        self, turns: Sequence[dict[str, Any]], sampling: Mapping[str, Any], schema: AnswerSchema | None = None
+    ) -> Reply:
         chosen = replace(self._model.sampling, **sampling)
         asked, dropped = self._fitted(turns, chosen.max_tokens)
         begun = asked.pop()["content"] if asked[-1]["role"] == "assistant" else ""
@@ -124,7 +132,7 @@ class Chat:
                 self.dropped += dropped
 
         opened = [{"role": "assistant", "content": begun}] if begun else []
-        self._reply = reply = self._model.reply([*self._opening(), *asked, *opened], chosen, remember)
+        self._reply = reply = self._model.reply([*self._opening(), *asked, *opened], chosen, remember, schema)
         return reply
 
     def _fitted(self, turns: Sequence[dict[str, Any]], max_tokens: int) -> tuple[list[dict[str, Any]], int]:
@@ -156,6 +164,11 @@ class Chat:
             self._reply = None
 
 
+def question_of(text: str, picture: PictureSource | Sequence[PictureSource] | None) -> dict[str, Any]:
+    """Return a question with its pictures as a message."""
+    return {"role": "user", "content": [*_picture_parts(picture), {"type": "text", "text": text}]}
+
+
 def _picture_parts(source: PictureSource | Sequence[PictureSource] | None) -> list[dict[str, Any]]:
     if source is None:
         return []
@@ -177,5 +190,6 @@ def _pictures_of(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [part for part in _parts(turn) if part["type"] == "picture"]
 
 
-def _text_of(turn: Mapping[str, Any]) -> str:
+def text_of(turn: Mapping[str, Any]) -> str:
+    """Return what was said in a turn, without its pictures."""
     return "\n".join(part["text"] for part in _parts(turn) if part["type"] == "text")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import errno
 import io
+import json
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from llava_cli import __version__
-from llava_cli.commands import cache, log, options
+from llava_cli.commands import cache, log, options, template
 from llava_cli.commands.ask import ask
 from llava_cli.commands.bench import bench
 from llava_cli.commands.chat import chat
@@ -25,8 +26,11 @@ from llava_cli.commands.doctor import doctor
 from llava_cli.commands.models import models, show
 from llava_cli.commands.pull import pull
 from llava_cli.commands.rm import rm
+from llava_cli.commands.run import run
+from llava_cli.commands.serve import serve
 from llava_cli.commands.verify import verify
-from llava_cli.errors import LlavaError, NotEnoughRoom, ReaderGone, UsageError
+from llava_cli.commands.web import web
+from llava_cli.errors import LlavaError, NotEnoughRoom, ReaderGone, Stopped, UsageError
 from llava_cli.render import Output
 from llava_cli.supervision import Work, in_a_child, opens_llama_cpp
 
@@ -67,12 +71,15 @@ def llava(
         Output().write(_EXAMPLES)
 
 
-for about_pictures in (ask, chat):
+for about_pictures in (ask, chat, run):
     app.command(rich_help_panel="Ask")(opens_llama_cpp(about_pictures))
+for for_others in (web, serve):
+    app.command(rich_help_panel="Serve")(opens_llama_cpp(for_others))
 for about_models in (models, pull, show, rm, verify, use):
     app.command(rich_help_panel="Models")(about_models)
 app.add_typer(log.app, name="log", rich_help_panel="Memory")
 app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
+app.add_typer(template.app, name="template", rich_help_panel="Memory")
 for about_the_machine in (opens_llama_cpp(doctor), opens_llama_cpp(bench), config):
     app.command(rich_help_panel="Machine")(about_the_machine)
 
@@ -116,13 +123,10 @@ def _run(have_done: Callable[[Work], Any] = lambda work: work()) -> int:
         return ReaderGone.exit_code
     except (KeyboardInterrupt, typer.Abort):
         output.end_stage()
-        return 130
-    except Exception as error:
-        if os.environ.get("LLAVA_DEBUG"):
-            raise
-        told = _in_our_words(error)
-        output.error(told)
-        return told.exit_code
+        return _as_json(output, Stopped("stopped", "by Ctrl-C"))
+    except Exception as error:  # noqa: BLE001 - a bug, which is told like everything else
+        _show_where(error, output)
+        return _show(output, _in_our_words(error))
 
 
 def _in_our_words(error: Exception) -> LlavaError:
@@ -139,6 +143,28 @@ def _in_our_words(error: Exception) -> LlavaError:
         return LlavaError("standard output", str(error.strerror).lower())
     hint = "LLAVA_DEBUG=1 shows where; please report it"
     return LlavaError("unexpected", f"{type(error).__name__}: {error}", hint=hint)
+
+
+def _show(output: Output, error: LlavaError) -> int:
+    """Show an error and return its exit code."""
+    output.error(error)
+    return _as_json(output, error)
+
+
+def _as_json(output: Output, error: LlavaError) -> int:
+    """Write the error as the one object that a command with --json writes; return its exit code."""
+    words = sys.argv[1:]
+    if "--json" in words[: words.index("--") if "--" in words else None]:
+        facts = {"what": error.what, "why": error.why, "hint": error.hint or None, "exit_code": error.exit_code}
+        with suppress(LlavaError):
+            output.write(json.dumps({"error": facts}, indent=2) + "\n")
+    return error.exit_code
+
+
+def _show_where(error: Exception, output: Output) -> None:
+    # Not by raising it: Python would show what a server or a file says as it is, control codes and all.
+    if os.environ.get("LLAVA_DEBUG"):
+        output.traceback(error)
 
 
 def _leave(code: int) -> NoReturn:

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_cli import engine_log, inventory, last_words
-from llava_cli.chat import Chat, PictureSource, opened
+from llava_cli.chat import Chat, PictureSource, opened, question_of
+from llava_cli.choices import checked, compared
+from llava_cli.errors import UsageError
 from llava_cli.fitting import require_fit
 from llava_cli.openai_shapes import read_messages
 from llava_cli.pictures import Picture
 from llava_cli.rates import Amount, Rates
 from llava_cli.registry import ModelSpec
-from llava_cli.reply import Reply
+from llava_cli.reply import Decision, Reply, usage_of
+from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import DEFAULT_MODEL, DEFAULT_QUESTION, LoadOptions, Sampling
 from llava_cli.weights import Weights, open_weights
 
@@ -117,14 +120,37 @@ class Model:
 
     def ask(
         self,
-        picture: PictureSource | None,
+        picture: PictureSource | Sequence[PictureSource] | None,
         question: str = DEFAULT_QUESTION,
         *,
         system: str | None = None,
+        schema: AnswerSchema | Mapping[str, Any] | str | None = None,
         **sampling: Any,
     ) -> Reply:
-        """Ask one question about one picture; `sampling` are fields of `Sampling`, e.g. `temperature=0`."""
-        return self.chat(system=system).send(question, picture=picture, **sampling)
+        """Ask one question about one picture, or about several together.
+
+        `sampling` are fields of `Sampling`, e.g. `temperature=0`; with a `schema` the answer is JSON that satisfies it.
+        """
+        return self.chat(system=system).send(question, picture=picture, schema=schema, **sampling)
+
+    def choose(
+        self,
+        picture: PictureSource | Sequence[PictureSource] | None,
+        question: str,
+        choices: Sequence[str],
+        *,
+        system: str | None = None,
+        after: Sequence[Mapping[str, Any]] = (),
+    ) -> Decision:
+        """Let the model choose between answers by how probable it finds each; `after` are turns before the question."""
+        if not question.strip():
+            raise UsageError("question", "it is empty")
+        texts, asked_at, start = checked(choices), time.time(), time.monotonic()
+        opening = [] if system is None else [{"role": "system", "content": system}]
+        messages = [*opening, *after, question_of(question, picture)]
+        weights = self._handler.weigh(self._llama, messages, texts)
+        usage = usage_of(self._handler.reading, time.monotonic() - start, 0.0)
+        return Decision(compared(texts, weights), usage, asked_at)
 
     def chat(self, *, system: str | None = None, messages: Sequence[Mapping[str, Any]] = ()) -> Chat:
         """Begin a chat, or go on after `messages`, finished turns as `Chat.messages` gives them.
@@ -158,6 +184,17 @@ class Model:
         if isinstance(shown, Picture):
             self._handler.prepare(self._llama, shown)
 
+    def rewind(self) -> None:
+        """Make the next answer equal, to the byte, to that of a model which was asked nothing else before.
+
+        What was read together differs in its last bits from what was read apart; the picture need not be read again.
+        """
+        self._handler.rewind()
+
+    def hear(self, on_stage: StageListener | None) -> None:
+        """Let `on_stage` hear what begins from now on, in place of the listener so far."""
+        self._handler.on_stage = on_stage
+
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the text so far stays."""
         self._handler.stop()
@@ -171,6 +208,20 @@ class Model:
         """Return how many cells of the window OpenAI-shaped `messages` take."""
         return self._handler.count(self._llama, read_messages(messages))
 
-    def reply(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling, on_end: Callable[[str], None]) -> Reply:
-        """Answer `messages`, or go on with the answer they end with; `on_end` hears the whole text."""
-        return Reply(self._llama, self._handler, messages, sampling, on_end)
+    def require_room(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Raise `ContextTooSmall` if OpenAI-shaped `messages` leave no room for an answer; from any thread."""
+        self._handler.require_room(self._llama, read_messages(messages))
+
+    def reply(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sampling: Sampling,
+        on_end: Callable[[str], None],
+        schema: AnswerSchema | None = None,
+        how: Mapping[str, Any] | None = None,
+    ) -> Reply:
+        """Answer `messages`, or go on with the answer they end with; `on_end` hears the whole text.
+
+        `how` is what else llama-cpp-python's `create_chat_completion` should know: `stop`, `logprobs` and the like.
+        """
+        return Reply(self._llama, self._handler, messages, sampling, on_end, schema, how)

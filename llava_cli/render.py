@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import math
 import os
-import re
 import sys
 import threading
 import time
-import unicodedata
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 from llava_cli.errors import LlavaError, ReaderGone
 from llava_cli.markdown_stream import MarkdownStream, markdown
 from llava_cli.pager import opened_pager
+from llava_cli.sanitiser import sanitise
 from llava_cli.terminal_state import DUMB
 
 if TYPE_CHECKING:
@@ -30,25 +30,12 @@ STAGES = {
     "looking": "looking at the picture",
     "reading": "reading the question",
     "writing": "writing",
+    "weighing": "weighing the choices",
     "keeping": "keeping the picture for next time",
     "checking": "computing the same in NumPy",
     "closing": "closing the model",
 }
 """What is said of the things that take long, by name."""
-
-# Overrides of the reading direction make text look like other text; tag characters are invisible text.
-_HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f\ud800-\udfff]")
-
-
-def sanitise(text: str) -> str:
-    """Drop what a terminal would obey (control codes, direction overrides); keep all that is text.
-
-    Works on single characters, so an escape sequence cut between two tokens is harmless as well.
-    """
-    kept = _HIDDEN.sub("", text)
-    if kept.isprintable():
-        return kept
-    return "".join(c for c in kept if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
 class Output:
@@ -71,9 +58,9 @@ class Output:
 
     # Answers.
 
-    def answer(self, pieces: Iterable[str]) -> None:
+    def answer(self, pieces: Iterable[str], *, markdown: bool = True) -> None:
         """Show an answer as it comes: Markdown on a terminal, plain text in a pipe, one newline at the end."""
-        if self.rich:
+        if self.rich and markdown:
             stream = MarkdownStream(_console(sys.stdout), on_first=self.end_stage)
             try:
                 stream.show(sanitise(piece) for piece in pieces)
@@ -83,18 +70,22 @@ class Output:
         written = False
         for piece in pieces:
             self._quieten_stage_line()
-            self.write(sanitise(piece))
+            self.write(piece)
             written = True
         self.end_stage()
         if written:
             self.write("\n")
 
     def write(self, text: str) -> None:
-        """Write `text` to stdout now; raise `LlavaError` if it cannot be written."""
+        """Write what is text in `text` to stdout now; raise `LlavaError` if it cannot be written."""
+        self._send(sanitise(text))
+
+    def _send(self, drawn: str) -> None:
+        """Write what this room has drawn itself, colours and all."""
         if sys.stdout is None:
             raise LlavaError("standard output", "it is closed, so the answer has nowhere to go")
         try:
-            sys.stdout.write(text)
+            sys.stdout.write(drawn)
             sys.stdout.flush()
         except BrokenPipeError as error:
             raise ReaderGone("standard output", "the reader has left") from error
@@ -128,7 +119,7 @@ class Output:
     def styled(self, text: str, style: str = "") -> None:
         """Write lines in a style of rich's, plainly where there are no styles."""
         if not self.rich:
-            self.write(sanitise(text) + "\n")
+            self.write(f"{text}\n")
             return
         from rich.text import Text
 
@@ -137,7 +128,7 @@ class Output:
     def markdown(self, text: str) -> None:
         """Write Markdown that is there as a whole."""
         if not self.rich:
-            self.write(sanitise(text) + "\n")
+            self.write(f"{text}\n")
             return
         self._print(markdown(sanitise(text)))
 
@@ -156,7 +147,7 @@ class Output:
         console = _console(sys.stdout, force_terminal=True)
         with console.capture() as drawn:
             console.print(what)
-        self.write(drawn.get())
+        self._send(drawn.get())
 
     def _quieten_stage_line(self) -> None:
         # Both streams on one terminal (`--plain`): the stage line must be gone before text appears.
@@ -182,8 +173,7 @@ class Output:
             _to_stderr(f"{STAGES[name]}…")
         if not self.lively or (name == "writing" and self.rich):
             return
-        text = STAGES[name] + (f" ({amount} tokens)" if amount else "")
-        self._stage = _StageLine(text, getattr(amount, "seconds", 0.0))
+        self._stage = _StageLine(stage_words(name, amount), getattr(amount, "seconds", 0.0))
 
     def busy(self, text: str) -> None:
         """Say on a terminal, in words of the caller, what takes long now; as `stage`."""
@@ -248,7 +238,7 @@ class Output:
 
     def copy(self, text: str) -> None:
         """Put `text` on the clipboard of whoever looks at this terminal, also through ssh (OSC 52)."""
-        self.write(f"\x1b]52;c;{base64.b64encode(sanitise(text).encode()).decode()}\x07")
+        self._send(f"\x1b]52;c;{base64.b64encode(sanitise(text).encode()).decode()}\x07")
 
     def stats(self, usage: Usage, seed: int) -> None:
         """Print the numbers of one reply in one line on stderr."""
@@ -280,12 +270,21 @@ class Output:
         if error.hint:
             self.write(f"  do: {_one_line(error.hint)}\n")
 
+    def traceback(self, error: BaseException) -> None:
+        """Show where an error comes from: the lines of the program, and what it says itself."""
+        self.say("".join(traceback.format_exception(error)).rstrip())
+
     def error(self, error: LlavaError) -> None:
         """Show an error: what and why in one line, the way out in a second."""
         self.end_stage()
         _to_stderr(f"llava: {_one_line(error.what)}: {_one_line(error.why)}")
         if error.hint:
             _to_stderr(f"hint: {_one_line(error.hint)}")
+
+
+def stage_words(name: str, amount: int) -> str:
+    """Say what a stage is for people: `reading the question (616 tokens)`."""
+    return STAGES[name] + (f" ({amount} tokens)" if amount else "")
 
 
 def in_bytes(size: float) -> str:
@@ -319,7 +318,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _one_line(text: str) -> str:
-    return sanitise(text).replace("\n", " ")
+    return " ".join(sanitise(text).splitlines())
 
 
 def _to_stderr(line: str, *, end: str = "\n") -> None:

@@ -14,7 +14,7 @@ from llava_cli.pictures import Picture, RememberedPicture
 
 if TYPE_CHECKING:
     from llava_cli.model import Model
-    from llava_cli.reply import Reply
+    from llava_cli.reply import Decision, Reply
     from llava_cli.settings import Detail, Sampling
 
 
@@ -40,7 +40,7 @@ class Turn:
     layout: str
     seed: int
     parameters: Mapping[str, Any]
-    """The fields of `Sampling` and `LoadOptions` it was answered with, by name."""
+    """The fields of `LoadOptions` and `Sampling` it was answered with, by name; `schema` or `choices`, if any."""
     usage: Mapping[str, Any]
     """The fields of `Usage`."""
     pictures: tuple[RememberedPicture, ...] = ()
@@ -112,7 +112,7 @@ def turn_asked(
 
 
 def turn_of(
-    reply: Reply,
+    reply: Reply | Decision,
     model: Model,
     question: str,
     pictures: Sequence[Picture | RememberedPicture] = (),
@@ -120,13 +120,15 @@ def turn_of(
     system: str | None = None,
 ) -> Turn:
     """Write down a reply that has ended; `pictures` are those that were sent with this question."""
+    from llava_cli.reply import Decision
+
     return replace(
-        turn_asked(model, reply.sampling, question, pictures, system=system),
+        turn_asked(model, model.sampling, question, pictures, system=system),
         time=reply.asked_at,
-        answer=reply.so_far,
+        answer=reply.text if isinstance(reply, Decision) else reply.so_far,
         finish_reason=reply.finish_reason,
         seed=reply.seed,
-        parameters={**vars(model.options), **vars(reply.sampling), "seed": reply.seed},
+        parameters={**vars(model.options), **reply.parameters},
         usage=vars(reply.usage),
         thumbnails={one.sha256: one.thumbnail() for one in pictures if isinstance(one, Picture)},
     )

@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks.watch import memory_limit
 from llava_cli.history import History
-from llava_cli.render import sanitise
+from llava_cli.sanitiser import sanitise
 from tests import hub as faults
 from tests.hollow_model import HollowShape, write_hollow_pair
 from tests.processes import LLAVA, ROOT, SCENE, files_of, llava

@@ -3,19 +3,17 @@
 import json
 import os
 import re
+import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pexpect
 import pytest
 
-from llava_cli import cli
 from llava_cli.history import History
 from llava_cli.pictures import open_picture
-from llava_cli.render import sanitise
+from llava_cli.sanitiser import sanitise
 from llava_cli.settings import config_path, data_dir
 from tests.processes import LLAVA, SCENE, files_of, llava
 from tests.questions import kept, picture
@@ -24,19 +22,6 @@ from tests.turns import a_turn
 ANSWER = ("-t", "0", "-n", "8")
 CUT = "note: the answer was cut at its longest length; -n allows more tokens\n"
 HOSTILE = "\x1b]52;c;ZXZpbA==\x07\x9b31m\u202etxt\x1b[2J[b]bold[/b] \x00end\r\nnext"
-
-
-@pytest.fixture
-def here(monkeypatch, capsys):
-    """Return what runs `llava` in this process: quicker, for what opens no model."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["llava", *map(str, arguments)])
-        code = cli._run()
-        written = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, written.out, written.err)
-
-    return run
 
 
 @pytest.fixture
@@ -84,8 +69,8 @@ def test_nothing_is_written_down_that_should_not_be(tiny_pair, monkeypatch, how)
 
 
 def test_what_was_written_before_its_reader_left_is_written_down(tiny_pair):
-    command = f"{sys.executable} -m llava_cli ask {SCENE} -t 2 -n 1800 {' '.join(files_of(tiny_pair))} | head -c 1"
-    assert pexpect.run(f"sh -c '{command}'", timeout=60)
+    asked = shlex.join([*LLAVA, "ask", SCENE, "-t", "2", "-n", "1800", *files_of(tiny_pair)])
+    assert pexpect.run(shlex.join(["sh", "-c", f"{asked} | head -c 1"]), timeout=60)
     turn = History().turn()
     assert ("stopped", True) == (turn.finish_reason, 0 < turn.usage["answer_tokens"] < 1800)
 
@@ -156,7 +141,7 @@ def test_the_system_prompt_of_a_chat_stays_unless_another_is_given(tiny_pair):
         (2, ["ask", "-c", "What?"], "no chat to go on with"),
         (2, ["ask", "-c"], "Missing argument 'QUESTION'"),
         (2, ["ask"], "Missing argument 'PICTURE'"),
-        (2, ["ask", "-c", SCENE], "that is a file, and with -c one argument is the question"),
+        (2, ["ask", "-c", SCENE], "that is a picture, and with -c one argument is the question"),
         (2, ["log", "show"], "nothing was asked yet"),
         (2, ["log", "show", "7"], "nothing was asked yet|there is no turn 7"),
         (2, ["log", "replay", "7"], "there is no turn 7"),
@@ -303,7 +288,7 @@ def test_a_replay_says_that_the_answer_is_another_and_what_has_changed(asked):
     assert [
         "note: since then, the model file has become another one (1 bytes then",
         "note: since then, the program has changed (x 1 then",
-        "note: not the answer of ",
+        "llava: answer: it is not that of ",
     ] == [re.split(r",(?= \d)|, (?=llava)|(?<=of )", line)[0] for line in done.stderr.splitlines()]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llava_cli import settings
-from llava_cli.commands.completion import model_names
+from llava_cli.commands.completion import model_names, template_names
 
 _LOAD, _SAMPLING = settings.LoadOptions(), settings.Sampling()
 
@@ -58,6 +58,31 @@ TopP = Annotated[
     ),
 ]
 
+Schema = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|JSON|FIELDS",
+        help="Answer in JSON that satisfies this JSON schema; in short: 'color, count int'.",
+        rich_help_panel="Shape of the answer",
+    ),
+]
+Choices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="YES,NO",
+        help="Choose one of these answers, and say how probable it is.",
+        rich_help_panel="Shape of the answer",
+    ),
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template", help="Ask as this one says (llava template); flags go before it.",
+        autocompletion=template_names,
+    ),
+]  # fmt: skip
+TemplateName = Annotated[str, typer.Argument(help="Its name.", autocompletion=template_names, show_default=False)]
+
 GoOn = Annotated[
     bool, typer.Option("--continue", "-c", help="Go on with the last chat: its picture, its model, what was said.")
 ]
@@ -88,6 +113,20 @@ Detail = Annotated[
         help="How closely LLaVA-1.6 looks: low is quick and coarse. LLaVA-1.5 has one look only.",
         show_default=_LOAD.detail,
         rich_help_panel="Picture",
+    ),
+]
+Crop = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X,Y,WIDTH,HEIGHT",
+        help="Show only this part of the picture, in percent (10%,20%,50%,40%) or pixels.",
+        rich_help_panel="Picture",
+    ),
+]
+ShowInput = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.png", help="Write exactly what the model sees of the picture.", rich_help_panel="Picture"
     ),
 ]
 Frame = Annotated[int, typer.Option(help="Which frame or page of an animation, from 0.", rich_help_panel="Picture")]
