@@ -15,7 +15,6 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,7 @@ from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.prefix_cache import PrefixCache, Shelf
 from llava_cli.prompts import Message, find_layout
 from llava_cli.rates import Amount, Rates
+from llava_cli.reply import Reading
 from llava_cli.settings import Detail, LoadOptions, cache_dir, require_detail
 from llava_cli.timeline import Cell, KvCache, PictureCell, cells_of, up_to_first_picture
 from llava_cli.vision import Tower, TowerFacts, View
@@ -47,24 +47,6 @@ StageListener = Callable[[str, Amount], None]
 _EMBEDDINGS_KEPT = 4
 """Pictures whose embeddings stay in memory, 9 MB each on a 7B model, up to 48 MB if it is a LLaVA-1.6: enough to go
 back and forth between two."""
-
-
-@dataclass
-class Reading:
-    """What it took to bring the cache up to the last prompt."""
-
-    reused: int = 0
-    """Cells that were in the cache already, or came back from disk."""
-    new: int = 0
-    """Cells evaluated."""
-    picture_cells: int = 0
-    """Those of both that are of pictures."""
-    pictures_encoded: int = 0
-    look_seconds: float = 0.0
-    read_seconds: float = 0.0
-    finish_reason: str = ""
-    """Why the last answer ended: `stop`, `length` (max_tokens), `context` (window full) or `stopped` (by the user)."""
-    answer_tokens: int = 0
 
 
 class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-python ships no usable types

@@ -12,7 +12,7 @@ from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.turns import PastChat, Turn, turn_of
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model
+    from llava_cli.chat import Opened
     from llava_cli.reply import Reply
 
 
@@ -30,7 +30,7 @@ class Journal:
     def write(
         self,
         reply: Reply,
-        model: Model,
+        model: Opened,
         question: str,
         pictures: Sequence[Picture | RememberedPicture],
         system: str | None,
@@ -38,7 +38,7 @@ class Journal:
         """Write down a turn that follows the last one."""
         self._record(turn_of(reply, model, question, pictures, system=system))
 
-    def write_instead(self, reply: Reply, model: Model, question: str, answer: str, system: str | None) -> None:
+    def write_instead(self, reply: Reply, model: Opened, question: str, answer: str, system: str | None) -> None:
         """Write down a turn that takes the place of the last one, which stays in the log."""
         before = self._turns.pop() if self._turns else None
         turn = turn_of(reply, model, question, before.pictures if before else (), system=system)

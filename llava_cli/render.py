@@ -31,6 +31,8 @@ _STAGES = {
     "writing": "writing",
     "keeping": "keeping the picture for next time",
     "checking": "computing the same in NumPy",
+    "asking": "waiting for the server",
+    "pausing": "the server wants a pause",
 }
 
 # Overrides of the reading direction make text look like other text; tag characters are invisible text.
@@ -250,13 +252,18 @@ class Output:
     def stats(self, usage: Usage, seed: int) -> None:
         """Print the numbers of one reply in one line on stderr."""
         self.end_stage()
-        _to_stderr(
-            f"{usage.answer_tokens} tokens · {usage.tokens_per_second:.1f} tokens/s"
-            f" · first token {usage.first_token_seconds:.2f} s"
-            f" (picture {usage.look_seconds:.2f}, prompt {usage.read_seconds:.2f})"
-            f" · {usage.picture_cells} picture tokens"
-            f" · prompt {usage.reused_cells} reused + {usage.new_cells} new · seed {seed}"
-        )
+        # Another server does not say what the picture took, nor, some of them, what the prompt did.
+        here = usage.read_seconds > 0 or usage.picture_cells > 0
+        stages = f" (picture {usage.look_seconds:.2f}, prompt {usage.read_seconds:.2f})" if here else ""
+        parts = [
+            f"{usage.answer_tokens} tokens",
+            f"{usage.tokens_per_second:.1f} tokens/s",
+            f"first token {usage.first_token_seconds:.2f} s{stages}",
+            *([f"{usage.picture_cells} picture tokens"] if here else []),
+            *([f"prompt {usage.reused_cells} reused + {usage.new_cells} new"] if usage.prompt_cells else []),
+            f"seed {seed}",
+        ]
+        _to_stderr(" · ".join(parts))
 
     def opened(self, options: LoadOptions) -> None:
         """Print how the model was opened, in one line on stderr."""

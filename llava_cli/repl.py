@@ -17,7 +17,7 @@ from llava_cli.slash import read_line
 from llava_cli.stopping import ctrl_c_stops
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model
+    from llava_cli.chat import Opened
     from llava_cli.reply import Reply
 
 
@@ -112,7 +112,7 @@ class Repl:
         if reply.finish_reason in _CUT_SHORT:
             self._output.note(_CUT_SHORT[reply.finish_reason])
 
-    def _model(self) -> Model:
+    def _model(self) -> Opened:
         if self._session.is_loading:
             self._output.stage("loading", 0)
         try:

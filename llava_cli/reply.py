@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from llava_cli.settings import Sampling
 
-if TYPE_CHECKING:
-    from llava_cli.handler import LlavaChatHandler, Reading
+
+@dataclass
+class Reading:
+    """What is known of an answer while it is written: what reading took, and how it ends. 0: nothing is known."""
+
+    reused: int = 0
+    """Cells that were in the cache already, or came back from disk."""
+    new: int = 0
+    """Cells evaluated."""
+    picture_cells: int = 0
+    """Those of both that are of pictures."""
+    pictures_encoded: int = 0
+    look_seconds: float = 0.0
+    read_seconds: float = 0.0
+    finish_reason: str = ""
+    """Why the answer ended: `stop`, `length` (max_tokens), `context` (window full) or `stopped` (by the user);
+    or what another server calls its reason, and `failed` if that gave up."""
+    answer_tokens: int = 0
+
+
+Begin = Callable[[int], tuple[Iterator[str], Reading]]
+"""Begins an answer with a seed: a generator of its pieces, and what becomes known of it meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +59,7 @@ class Usage:
 class Reply:
     """An answer being written: iterate for its pieces, or take `text`, which waits for the end."""
 
-    def __init__(
-        self,
-        llama: Any,
-        handler: LlavaChatHandler,
-        messages: Sequence[Mapping[str, Any]],
-        sampling: Sampling,
-        on_end: Callable[[str], None],
-    ) -> None:
+    def __init__(self, begin: Begin, sampling: Sampling, on_end: Callable[[str], None]) -> None:
         self.seed = random.randrange(2**32 - 1) if sampling.seed is None else sampling.seed
         """The seed this answer is written with."""
         self.sampling = sampling
@@ -58,16 +70,11 @@ class Reply:
         self._last = 0.0
         self._text = ""
         self._on_end: Callable[[str], None] | None = on_end
-        settings = {name: value for name, value in vars(sampling).items() if name != "seed"}
-        self._chunks: Iterator[Any] = llama.create_chat_completion(
-            messages=list(messages), stream=True, seed=self.seed, **settings
-        )
-        self._reading: Reading = handler.reading
+        self._pieces, self._reading = begin(self.seed)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the answer piece by piece, as it is written."""
-        for chunk in self._chunks:
-            piece = chunk["choices"][0]["delta"].get("content", "")
+        for piece in self._pieces:
             self._last = time.monotonic()
             if piece:
                 self._first = self._first or self._last
@@ -121,6 +128,6 @@ class Reply:
         """End the answer where it is; what was written stays in the chat."""
         if self._on_end is None:
             return
-        self._chunks.close()  # type: ignore[attr-defined] # a generator
+        self._pieces.close()  # type: ignore[attr-defined] # a generator
         remember, self._on_end = self._on_end, None
         remember(self._text)

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model
+    from llava_cli.chat import Opened
 
 
 @contextmanager
-def ctrl_c_stops(model: Model) -> Iterator[None]:
+def ctrl_c_stops(model: Opened) -> Iterator[None]:
     """Let Ctrl-C stop the answer and keep its text; a second one ends the program as usual."""
 
     def stop(_signal: int, _frame: object) -> None:

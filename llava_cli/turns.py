@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_cli import __version__
 from llava_cli.pictures import Picture, RememberedPicture
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model
+    from llava_cli.chat import Opened
     from llava_cli.reply import Reply
     from llava_cli.settings import Detail
 
@@ -31,6 +28,7 @@ class Turn:
     own_files: bool
     """Whether the model was a pair of files the user named, and no name of the registry."""
     model_path: str
+    """The model file; of another server's model, the address it was asked at."""
     projector_path: str
     model_bytes: int
     projector_bytes: int
@@ -39,7 +37,7 @@ class Turn:
     layout: str
     seed: int
     parameters: Mapping[str, Any]
-    """The fields of `Sampling` and `LoadOptions` it was answered with, by name."""
+    """The fields of `Sampling` and `LoadOptions` it was answered with, by name; or `endpoint` and `api_key_env`."""
     usage: Mapping[str, Any]
     """The fields of `Usage`."""
     pictures: tuple[RememberedPicture, ...] = ()
@@ -59,6 +57,10 @@ class Turn:
             "model_path": self.model_path, "projector_path": self.projector_path, "prompt_layout": self.layout,
         }  # fmt: skip
 
+    def place(self) -> dict[str, Any]:
+        """Return the settings that say where the model was: at which server, or here."""
+        return {key: str(self.parameters.get(key, "")) for key in ("endpoint", "api_key_env")}
+
 
 @dataclass(frozen=True)
 class PastChat:
@@ -76,37 +78,24 @@ class PastChat:
 
 def turn_of(
     reply: Reply,
-    model: Model,
+    model: Opened,
     question: str,
     pictures: Sequence[Picture | RememberedPicture] = (),
     *,
     system: str | None = None,
 ) -> Turn:
     """Write down a reply that has ended; `pictures` are those that were sent with this question."""
-    import llama_cpp
-
-    spec, weights = model.spec, model.weights
-    projector = spec.local[1] if spec.local else weights.projector
-    # A name that is published in several quants does not say by itself which of them answered.
-    name = f"{spec.name}:{spec.quant}" if len(spec.quants) > 1 else spec.name
+    facts = model.facts()
     return Turn(
+        **{**facts, "parameters": {**facts["parameters"], **vars(reply.sampling), "seed": reply.seed}},
         time=reply.asked_at,
         question=question,
         answer=reply.so_far,
         finish_reason=reply.finish_reason,
         system=system,
-        model=name,
-        own_files=spec.local is not None,
-        model_path=str(weights.model.absolute()),
-        projector_path=str(projector.absolute()),
-        model_bytes=_size(weights.model),
-        projector_bytes=_size(projector),
-        program=f"llava {__version__}, llama-cpp-python {llama_cpp.__version__}",
-        layout=spec.layout,
         seed=reply.seed,
-        parameters={**vars(model.options), **vars(reply.sampling), "seed": reply.seed},
         usage=vars(reply.usage),
-        pictures=tuple(_as_seen(one, model.options.detail) for one in pictures),
+        pictures=tuple(_as_seen(one, facts["parameters"].get("detail")) for one in pictures),
         thumbnails={one.sha256: one.thumbnail() for one in pictures if isinstance(one, Picture)},
     )
 
@@ -125,13 +114,6 @@ def messages_of(turns: Iterable[Turn], pictures: Iterable[Picture] = ()) -> list
     return messages
 
 
-def _as_seen(picture: Picture | RememberedPicture, detail: Detail) -> RememberedPicture:
+def _as_seen(picture: Picture | RememberedPicture, detail: Detail | None) -> RememberedPicture:
     remembered = picture.remembered() if isinstance(picture, Picture) else picture
     return replace(remembered, detail=picture.detail or detail)
-
-
-def _size(path: Path) -> int:
-    # It may have been removed since it was opened; that must not cost an answer.
-    with suppress(OSError):
-        return path.stat().st_size
-    return 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+from dataclasses import replace
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,11 +16,9 @@ from llava_cli.commands.pull import offer
 from llava_cli.errors import UsageError
 from llava_cli.render import Output
 
-if TYPE_CHECKING:
-    from llava_cli.model import Model
-
 
 def chat(
+    typed: typer.Context,
     pictures: Annotated[
         list[str] | None,
         typer.Argument(
@@ -37,6 +35,8 @@ def chat(
         ),
     ] = "",
     model: options.Model = None,
+    endpoint: options.Endpoint = None,
+    api_key_env: options.ApiKeyEnv = None,
     system: options.System = None,
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
@@ -74,50 +74,39 @@ def chat(
             "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
             "memory_check": memory_check,
             "log": log, "preview": None if preview else "off",
+            "endpoint": endpoint, "api_key_env": api_key_env,
         }
     )  # fmt: skip
+    options.check_endpoint(chosen, typed)
     if sys.stdin is None:
         raise UsageError("stdin", "it is closed, so there is nothing to chat with", hint="llava ask PICTURE QUESTION")
     with Output(plain=plain, quiet=quiet) as output:
-        from llava_cli import inventory
         from llava_cli.history import History
         from llava_cli.journal import Journal
+        from llava_cli.places import Here, place_of
         from llava_cli.repl import Repl
         from llava_cli.session import Session
         from llava_cli.sources import open_source
-        from llava_cli.weights import find_weights
 
         seen = [open_source(source) for source in pictures or []]
         history = History(recording=chosen.log)
         past = history.last_chat() if go_on else history.named(name) if name else None
         if go_on and past is None:
             raise UsageError("--continue", "there is no chat in the log yet", hint="llava chat PICTURE begins one")
-        files: dict[str, Any] = {"model_path": model_path, "projector_path": projector_path}
-        named = chosen.model
-        if past is not None and model is None and model_path is None and projector_path is None:
-            last = history.turns(past.id)[-1:]
-            files = last[0].load_arguments() if last else files
-            named = files.pop("name", named)
-        own_files = files.get("model_path") is not None or files.get("projector_path") is not None
-        if own_files:
-            named = Path(files.get("model_path") or "model").stem
-            files.setdefault("prompt_layout", prompt_layout)
-        else:
+        own: dict[str, Any] = {
+            "model_path": model_path, "projector_path": projector_path, "prompt_layout": prompt_layout,
+        } if model_path or projector_path else {}  # fmt: skip
+        if past is not None and (model, model_path, projector_path, endpoint) == (None, None, None, None):
+            for last in history.turns(past.id)[-1:]:
+                chosen, own = replace(chosen, **last.place()), last.load_arguments()
+                model = own.pop("name", None)
+        place = place_of(chosen, output.stage_here, cache=cache, own=own)
+        named = place.choose(model, chosen.model)
+        if isinstance(place, Here) and not own:
             # They may be missing: that is said before the greeting, not after it.
             offer(named, chosen, output)
-            find_weights(inventory.choose(named).spec)
-
-        def open_model(wanted: str) -> Model:
-            from llava_cli.model import load
-
-            which = files if own_files and wanted == named else {}
-            return load(
-                wanted, **which, options=chosen.load, sampling=chosen.sampling, on_stage=output.stage_here, cache=cache
-            )
-
-        session = Session(
-            open_model, named, sampling=chosen.sampling, journal=Journal(history, name), system=chosen.system
-        )
+        place.require(named)
+        session = Session(place, named, sampling=chosen.sampling, journal=Journal(history, name), system=chosen.system)
         if past is not None:
             session.resume(past)
             session.chat.system = session.chat.system if system is None else system

@@ -223,7 +223,7 @@ def _details(turn: Turn) -> list[str]:
         facts[f"picture {one.name}"] = (
             f"{one.width} by {one.height} pixels, {one.sha256[:12]}, {one.path or 'from no file'}"
         )
-    return [f"{name}: {value}" for name, value in facts.items() if value is not None]
+    return [f"{name}: {value}" for name, value in facts.items() if value not in (None, "")]
 
 
 def _as_json(turn: Turn) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import typer
 
 from llava_cli import settings
 from llava_cli.commands.completion import model_names
+from llava_cli.errors import UsageError
 
 _LOAD, _SAMPLING = settings.LoadOptions(), settings.Sampling()
 
@@ -67,6 +68,26 @@ Stats = Annotated[bool, typer.Option("--stats", help="Print one line of numbers 
 Plain = Annotated[bool, typer.Option("--plain", help="No Markdown, colours or moving lines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No stages and notes on stderr.")]
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Ask an OpenAI-compatible server (vLLM, llama-server, Ollama …) in place of this computer.",
+        show_default=False,
+        rich_help_panel="Another server",
+    ),
+]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-env",
+        metavar="NAME",
+        help="The variable of the environment that holds the key for it.",
+        show_default=False,
+        rich_help_panel="Another server",
+    ),
+]
 
 ModelPath = Annotated[Path | None, typer.Option(help="A model file (GGUF) on disk.", rich_help_panel="Your own files")]
 ProjectorPath = Annotated[
@@ -137,3 +158,23 @@ Cache = Annotated[
         rich_help_panel="Machine",
     ),
 ]
+
+_ABOUT_A_MODEL_HERE = {
+    "model_path", "projector_path", "prompt_layout", "context", "threads", "ubatch", "flash_attention", "repack", "kv",
+    "memory_check", "cache",
+}  # fmt: skip
+"""Parameters that mean nothing to a server."""
+
+
+def check_endpoint(chosen: settings.Settings, typed: typer.Context) -> None:
+    """Raise `UsageError` for an option on the command line that would do nothing without a word."""
+    given = {}
+    for parameter in typed.command.params:
+        source = typed.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            given[parameter.name] = parameter.opts[0]
+    if chosen.endpoint and (useless := sorted(_ABOUT_A_MODEL_HERE & given.keys())):
+        why = "it is about a model on this computer, and --endpoint asks one elsewhere"
+        raise UsageError(given[useless[0]], why, hint="leave one of the two out")
+    if chosen.api_key_env and not chosen.endpoint and "api_key_env" in given:
+        raise UsageError("--api-key-env", "there is no server to show a key to", hint="--endpoint URL names it")
