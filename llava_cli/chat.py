@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from llava_cli.errors import UsageError
 from llava_cli.pictures import Picture, RememberedPicture, open_picture
-from llava_cli.reply import Reply
-from llava_cli.settings import Sampling
+from llava_cli.reply import Decision, Reply
+from llava_cli.schemas import AnswerSchema, as_schema
+from llava_cli.settings import LoadOptions, Sampling
 
 PictureSource = str | os.PathLike[str] | bytes | Picture | RememberedPicture
 """A path, the bytes of a picture file, a `Picture`, or one that an earlier process has seen."""
@@ -30,7 +31,11 @@ class Answering(Protocol):
     def count(self, messages: Sequence[Mapping[str, Any]]) -> int: ...
 
     def reply(
-        self, messages: Sequence[Mapping[str, Any]], sampling: Sampling, on_end: Callable[[str], None]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sampling: Sampling,
+        on_end: Callable[[str], None],
+        schema: AnswerSchema | None = None,
     ) -> Reply: ...
 
 
@@ -38,9 +43,24 @@ class Opened(Answering, Protocol):
     """What a session needs of a model that is open, here or on another server."""
 
     @property
+    def options(self) -> LoadOptions | None:
+        """Return how it was opened; None if that is another server's affair."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]: ...
 
     def chat(self, *, system: str | None = None, messages: Sequence[Mapping[str, Any]] = ()) -> Chat: ...
+
+    def choose(
+        self,
+        picture: PictureSource | Sequence[PictureSource] | None,
+        question: str,
+        choices: Sequence[str],
+        *,
+        system: str | None = None,
+        after: Sequence[Mapping[str, Any]] = (),
+    ) -> Decision: ...
 
     def prepare(self, picture: PictureSource) -> None: ...
 
@@ -85,17 +105,18 @@ class Chat:
         text: str,
         *,
         picture: PictureSource | Sequence[PictureSource] | None = None,
+        schema: AnswerSchema | Mapping[str, Any] | str | None = None,
         **sampling: Any,
     ) -> Reply:
         """Say `text`, with new pictures if any, and return the reply; an unfinished earlier one ends here.
 
+        With a `schema`, the model writes JSON that satisfies it; `Reply.parsed` is that as Python objects.
         When the window is full, the oldest turns are dropped (`dropped`); their pictures stay.
         """
         if not text.strip():
             raise UsageError("question", "it is empty")
         self._end_reply()
-        question = {"role": "user", "content": [*_picture_parts(picture), {"type": "text", "text": text}]}
-        return self._answer([*self._turns, question], sampling)
+        return self._answer([*self._turns, question_of(text, picture)], sampling, as_schema(schema))
 
     def retry(self, **sampling: Any) -> Reply:
         """Answer the last question again, with another seed; the new answer takes the place of the old one."""
@@ -132,7 +153,9 @@ class Chat:
         picture: Picture | RememberedPicture = dropped["picture"]
         return picture
 
-    def _answer(self, turns: Sequence[dict[str, Any]], sampling: Mapping[str, Any]) -> Reply:
+    def _answer(
+        self, turns: Sequence[dict[str, Any]], sampling: Mapping[str, Any], schema: AnswerSchema | None = None
+    ) -> Reply:
         chosen = replace(self._model.sampling, **sampling)
         asked, dropped = self._fitted(turns, chosen.max_tokens)
         begun = asked.pop()["content"] if asked[-1]["role"] == "assistant" else ""
@@ -143,7 +166,7 @@ class Chat:
                 self.dropped += dropped
 
         opened = [{"role": "assistant", "content": begun}] if begun else []
-        self._reply = reply = self._model.reply([*self._opening(), *asked, *opened], chosen, remember)
+        self._reply = reply = self._model.reply([*self._opening(), *asked, *opened], chosen, remember, schema)
         return reply
 
     def _fitted(self, turns: Sequence[dict[str, Any]], max_tokens: int) -> tuple[list[dict[str, Any]], int]:
@@ -173,6 +196,11 @@ class Chat:
         if self._reply is not None:
             self._reply.close()
             self._reply = None
+
+
+def question_of(text: str, picture: PictureSource | Sequence[PictureSource] | None) -> dict[str, Any]:
+    """Return a question with its pictures as a message."""
+    return {"role": "user", "content": [*_picture_parts(picture), {"type": "text", "text": text}]}
 
 
 def _picture_parts(source: PictureSource | Sequence[PictureSource] | None) -> list[dict[str, Any]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from llava_cli import __version__
-from llava_cli.commands import cache, log, options
+from llava_cli.commands import cache, log, options, template
 from llava_cli.commands.ask import ask
 from llava_cli.commands.bench import bench
 from llava_cli.commands.chat import chat
@@ -20,7 +22,7 @@ from llava_cli.commands.models import models, show
 from llava_cli.commands.pull import pull
 from llava_cli.commands.rm import rm
 from llava_cli.commands.verify import verify
-from llava_cli.errors import LlavaError, ReaderGone, UsageError
+from llava_cli.errors import LlavaError, ReaderGone, Stopped, UsageError
 from llava_cli.render import Output
 
 _EXAMPLES = """\
@@ -66,6 +68,7 @@ for about_models in (models, pull, show, rm, verify, use):
     app.command(rich_help_panel="Models")(about_models)
 app.add_typer(log.app, name="log", rich_help_panel="Memory")
 app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
+app.add_typer(template.app, name="template", rich_help_panel="Memory")
 for about_the_machine in (doctor, bench, config):
     app.command(rich_help_panel="Machine")(about_the_machine)
 
@@ -89,26 +92,34 @@ def _run() -> int:
     except LlavaError as error:
         if os.environ.get("LLAVA_DEBUG"):
             raise
-        output.error(error)
-        return error.exit_code
+        return _show(output, error)
     except (KeyboardInterrupt, typer.Abort):
         output.end_stage()
-        return 130
+        return _as_json(output, Stopped("stopped", "by Ctrl-C"))
     except Exception as error:
         if os.environ.get("LLAVA_DEBUG"):
             raise
         if hasattr(error, "format_message"):
             # What typer raises for a command line it cannot parse.
-            output.error(UsageError("usage", error.format_message()))
-            return 2
-        output.error(
-            LlavaError(
-                "unexpected",
-                f"{type(error).__name__}: {error}",
-                hint="LLAVA_DEBUG=1 shows where; please report it",
-            )
-        )
-        return 1
+            return _show(output, UsageError("usage", error.format_message()))
+        why = f"{type(error).__name__}: {error}"
+        return _show(output, LlavaError("unexpected", why, hint="LLAVA_DEBUG=1 shows where; please report it"))
+
+
+def _show(output: Output, error: LlavaError) -> int:
+    """Show an error and return its exit code."""
+    output.error(error)
+    return _as_json(output, error)
+
+
+def _as_json(output: Output, error: LlavaError) -> int:
+    """Write the error as the one object that a command with --json writes; return its exit code."""
+    words = sys.argv[1:]
+    if "--json" in words[: words.index("--") if "--" in words else None]:
+        facts = {"what": error.what, "why": error.why, "hint": error.hint or None, "exit_code": error.exit_code}
+        with suppress(LlavaError):
+            output.write(json.dumps({"error": facts}, indent=2) + "\n")
+    return error.exit_code
 
 
 def _exit_code(result: object) -> int:

@@ -9,6 +9,7 @@ LlavaError                  1   unexpected
 ├── NotEnoughRoom           6   memory or disk
 ├── EngineFailed            7   llama.cpp gave up, or gave something that cannot be right
 │   └── ContextTooSmall     7   the prompt does not fit
+├── AnswerUnfit             8   the answer is not what was asked for: a schema, or that of last time
 ├── LogUnusable             1   the log cannot be read or written
 └── Stopped               130   the user pressed Ctrl-C
 """
@@ -59,6 +60,10 @@ class EngineFailed(LlavaError):
 
 class ContextTooSmall(EngineFailed):
     exit_code = 7
+
+
+class AnswerUnfit(LlavaError):
+    exit_code = 8
 
 
 class LogUnusable(LlavaError):

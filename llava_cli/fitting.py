@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import cast
 
 from llava_cli import inventory, machine, memory, policy, registry
 from llava_cli.errors import NotEnoughRoom
@@ -105,7 +106,8 @@ def fit(spec: ModelSpec, weights: Weights, options: LoadOptions) -> Fit:
     """
     headers, facts = (read_header(weights.model), read_header(weights.projector)), TowerFacts.read(weights.projector)
     found = policy.choose(options, facts.square_tokens, policy.recall(weights.model))
-    chosen = replace(found, context=facts.window(options))
+    trained = cast(int, headers[0].metadata[f"{headers[0].metadata['general.architecture']}.context_length"])
+    chosen = replace(found, context=facts.window(options, trained))
     memory.require_options(headers[0], chosen)
     limits, types = tuple(machine.limits()), policy.repacked_types(policy.cpu_features())
     picture = facts.most_tokens(options.detail)

@@ -25,6 +25,7 @@ from llama_cpp.llama_chat_format import Llava15ChatHandler
 from llava_cli import engine_log
 from llava_cli.ahead import Ahead
 from llava_cli.answer_text import PieceDecoder
+from llava_cli.choices import weigh
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
 from llava_cli.gguf_file import repaired_projector
 from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_unsupported
@@ -127,6 +128,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         If the last message is the assistant's, the answer goes on where that ends.
         """
         refuse_unsupported(others)
+        if grammar is not None:
+            _require_grammar(grammar)
         self.stopped.clear()
         self._adopt(llama)
         asked = read_messages(messages)
@@ -178,6 +181,36 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         view = self._view(picture)
         if view not in self._embeddings and not self._fetch(view):
             self._ahead.begin(view, partial(self._encode_ahead, picture, view.detail))
+
+    def weigh(self, llama: Any, messages: Sequence[Any], texts: Sequence[str]) -> list[tuple[float, int]]:
+        """Return the log probability of each text as the whole answer to `messages`, and how many tokens that is of.
+
+        The end of the answer is one of them. What is read stays in the cache; the texts do not.
+        """
+        self.stopped.clear()
+        self._adopt(llama)
+        self._replies += 1
+        asked = read_messages(messages)
+        prompt, *answers = (
+            cells_of(self.layout.render(some), llama, self._view)
+            for some in (asked, *([*asked, Message("assistant", text)] for text in texts))
+        )
+        if len(longest := max(answers, key=len)) >= llama.n_ctx():
+            raise self._too_long(longest)
+        self._read(asked)
+        self._refuse_what_is_no_number()
+        self._tell("weighing", 0)
+        # The first letters of an answer may join what stands before it in one token.
+        shared = min(map(self._cache.shared, answers))
+        ends = [token for token in range(llama.n_vocab()) if c.llama_vocab_is_eog(llama._model.vocab, token)]
+        try:
+            if shared < len(prompt):
+                self._cache.sync(prompt[:shared], self._embeddings.__getitem__)
+            return weigh(self._cache, self._logits(), [answer[shared:] for answer in answers], ends)
+        except RuntimeError as error:
+            if self.stopped.is_set():
+                raise Stopped("choices", "stopped while weighing them") from error
+            raise EngineFailed("llama.cpp", f"it could not weigh the choices ({error})") from error
 
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the next question begins anew."""
@@ -248,14 +281,18 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         """Raise `EngineFailed` if the logits are not numbers; llama.cpp would draw tokens from them all the same."""
         import numpy as np
 
-        llama = self._llama
-        logits = np.ctypeslib.as_array(c.llama_get_logits_ith(llama.ctx, -1), shape=(llama.n_vocab(),))
-        if not np.isfinite(logits).all():
+        if not np.isfinite(self._logits()).all():
             raise EngineFailed(
-                Path(llama.model_path).name,
+                Path(self._llama.model_path).name,
                 "what it answers are not numbers, so the file must be damaged",
                 hint="compare its sha256 with the published one, or download it again",
             )
+
+    def _logits(self) -> NDArray[np.float32]:
+        """Return the logits behind the last cell that was evaluated, as a view that the next one changes."""
+        import numpy as np
+
+        return np.ctypeslib.as_array(c.llama_get_logits_ith(self._llama.ctx, -1), shape=(self._llama.n_vocab(),))
 
     def _recall(self, timeline: list[Cell]) -> None:
         """Let what is in the KV cache make room, kept on disk, if `timeline` begins otherwise; bring back its own."""
@@ -407,6 +444,14 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
 
 def _with_pixels(picture: Picture | RememberedPicture) -> Picture:
     return picture if isinstance(picture, Picture) else picture.open()
+
+
+def _require_grammar(grammar: Any) -> None:
+    """Raise `UsageError` for a grammar that llama.cpp cannot read; it would end the process later."""
+    sampler = c.llama_sampler_init_grammar(None, grammar._grammar.encode(), grammar._root.encode())
+    if not sampler:
+        raise UsageError("grammar", "llama.cpp cannot read it", hint="a simpler schema has a simpler grammar")
+    c.llama_sampler_free(sampler)
 
 
 def _picture_cells(timeline: Sequence[Cell]) -> int:

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_cli import __version__, engine_log, inventory
-from llava_cli.chat import Chat, PictureSource, opened
+from llava_cli.chat import Chat, PictureSource, opened, question_of
+from llava_cli.choices import checked, compared
+from llava_cli.errors import UsageError
 from llava_cli.fitting import require_fit
 from llava_cli.openai_shapes import read_messages
 from llava_cli.pictures import Picture
 from llava_cli.rates import Amount, Rates
 from llava_cli.registry import ModelSpec
-from llava_cli.reply import Reading, Reply
+from llava_cli.reply import Decision, Reading, Reply, usage_of
+from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import DEFAULT_MODEL, DEFAULT_QUESTION, LoadOptions, Sampling
 from llava_cli.weights import Weights, open_weights
 
@@ -113,14 +116,37 @@ class Model:
 
     def ask(
         self,
-        picture: PictureSource | None,
+        picture: PictureSource | Sequence[PictureSource] | None,
         question: str = DEFAULT_QUESTION,
         *,
         system: str | None = None,
+        schema: AnswerSchema | Mapping[str, Any] | str | None = None,
         **sampling: Any,
     ) -> Reply:
-        """Ask one question about one picture; `sampling` are fields of `Sampling`, e.g. `temperature=0`."""
-        return self.chat(system=system).send(question, picture=picture, **sampling)
+        """Ask one question about one picture, or about several together.
+
+        `sampling` are fields of `Sampling`, e.g. `temperature=0`; with a `schema` the answer is JSON that satisfies it.
+        """
+        return self.chat(system=system).send(question, picture=picture, schema=schema, **sampling)
+
+    def choose(
+        self,
+        picture: PictureSource | Sequence[PictureSource] | None,
+        question: str,
+        choices: Sequence[str],
+        *,
+        system: str | None = None,
+        after: Sequence[Mapping[str, Any]] = (),
+    ) -> Decision:
+        """Let the model choose between answers by how probable it finds each; `after` are turns before the question."""
+        if not question.strip():
+            raise UsageError("question", "it is empty")
+        texts, asked_at, start = checked(choices), time.time(), time.monotonic()
+        opening = [] if system is None else [{"role": "system", "content": system}]
+        messages = [*opening, *after, question_of(question, picture)]
+        weights = self._handler.weigh(self._llama, messages, texts)
+        usage = usage_of(self._handler.reading, time.monotonic() - start, 0.0)
+        return Decision(compared(texts, weights), usage, asked_at)
 
     def chat(self, *, system: str | None = None, messages: Sequence[Mapping[str, Any]] = ()) -> Chat:
         """Begin a chat, or go on after `messages`, finished turns as `Chat.messages` gives them.
@@ -186,15 +212,25 @@ class Model:
             "parameters": vars(self.options),
         }
 
-    def reply(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling, on_end: Callable[[str], None]) -> Reply:
+    def reply(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sampling: Sampling,
+        on_end: Callable[[str], None],
+        schema: AnswerSchema | None = None,
+    ) -> Reply:
         """Answer `messages`, or go on with the answer they end with; `on_end` hears the whole text."""
+        from llama_cpp import LlamaGrammar
+
         settings = {name: value for name, value in vars(sampling).items() if name != "seed"}
+        if schema is not None:
+            settings["grammar"] = LlamaGrammar.from_string(schema.grammar())
 
         def begin(seed: int) -> tuple[Iterator[str], Reading]:
             chunks = self._llama.create_chat_completion(messages=list(messages), stream=True, seed=seed, **settings)
             return _pieces(chunks), self._handler.reading
 
-        return Reply(begin, sampling, on_end)
+        return Reply(begin, sampling, on_end, schema)
 
 
 def _pieces(chunks: Any) -> Iterator[str]:

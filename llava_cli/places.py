@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 class Place(Protocol):
     """Where models are, and how one of them is opened."""
 
+    @property
+    def is_here(self) -> bool:
+        """Tell whether that is this computer."""
+        ...
+
     def choose(self, name: str | None, usual: str) -> str:
         """Return what to open if the user says `name`, and what without it."""
         ...
@@ -55,6 +60,7 @@ class Here:
     on_stage: StageListener
     cache: bool
     own: Mapping[str, Any] = field(default_factory=dict)
+    is_here = True
 
     @property
     def own_name(self) -> str:
@@ -98,6 +104,7 @@ class There:
     sampling: Sampling
     options: LoadOptions
     on_stage: StageListener
+    is_here = False
 
     def names(self) -> list[tuple[str, str]]:
         """Ask the server which it has."""
@@ -115,7 +122,7 @@ class There:
         if name is not None:
             return name
         with self.open("?") as model:
-            return model.choose(usual)
+            return model.usual(usual)
 
     def open(self, name: str) -> RemoteModel:
         """Return it; nothing is sent yet."""

@@ -21,7 +21,8 @@ from llava_cli.errors import LlavaError, ModelMissing, Stopped, UsageError
 from llava_cli.exchange import PATIENCE, Exchange, Patience, Pause
 from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.rates import Amount
-from llava_cli.reply import Reading, Reply
+from llava_cli.reply import Decision, Reading, Reply
+from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import Detail, Sampling
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def connect(
     cannot be reached, `ModelMissing` when it has no such model. `on_stage` hears `asking`, `pausing` and `writing`.
     """
     model = RemoteModel(find_endpoint(address, api_key_env), name, sampling or Sampling(), detail, on_stage, patience)
-    model.name = name or model.choose()
+    model.name = name or model.usual()
     return model
 
 
@@ -90,6 +91,10 @@ class RemoteModel:
         self._is_stopped = False
         self._sent: OrderedDict[tuple[str, Detail | None], dict[str, Any]] = OrderedDict()
         self._counted = 0
+
+    @property
+    def options(self) -> None:
+        """Return None: how the model is opened is the server's affair."""
 
     def __enter__(self) -> RemoteModel:
         return self
@@ -131,7 +136,7 @@ class RemoteModel:
             raise Stopped("models", "stopped before the server said which it has")
         return []
 
-    def choose(self, preferred: str = "") -> str:
+    def usual(self, preferred: str = "") -> str:
         """Return the only model of the server, or `preferred` if it is one of several; raise `ModelMissing`."""
         self._tell("asking")
         names = self.names()
@@ -174,12 +179,36 @@ class RemoteModel:
             "parameters": {name: value for name, value in where.items() if value},
         }  # fmt: skip
 
-    def reply(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling, on_end: Callable[[str], None]) -> Reply:
+    def choose(
+        self,
+        _picture: PictureSource | Sequence[PictureSource] | None,
+        _question: str,
+        _choices: Sequence[str],
+        *,
+        system: str | None = None,
+        after: Sequence[Mapping[str, Any]] = (),
+    ) -> Decision:
+        """Raise `UsageError`: no such server says how probable a whole answer is that it did not write."""
+        why = f"{self.endpoint.host} does not say how probable an answer is that it does not write"
+        raise UsageError(
+            "--choices", why, hint="--schema takes an enum: its answer is one of them, without probabilities"
+        )
+
+    def reply(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sampling: Sampling,
+        on_end: Callable[[str], None],
+        schema: AnswerSchema | None = None,
+    ) -> Reply:
         """Answer `messages`, or go on with the answer they end with; `on_end` hears the whole text."""
 
         def begin(seed: int) -> tuple[Iterator[str], Reading]:
             self._is_stopped = False
             body = {"model": self.name, "messages": self._written(messages), **_sampled(sampling, seed)}
+            if schema is not None:
+                described = {"name": "answer", "strict": True, "schema": schema.schema}
+                body["response_format"] = {"type": "json_schema", "json_schema": described}
             if messages[-1]["role"] == "assistant":
                 body |= {"continue_final_message": True, "add_generation_prompt": False}
             if self._is_stopped:
@@ -189,7 +218,7 @@ class RemoteModel:
             exchange = self._ask("/chat/completions", body)
             return self._pieces(exchange, reading, sum(map(_count_pictures, messages))), reading
 
-        return Reply(begin, sampling, on_end)
+        return Reply(begin, sampling, on_end, schema)
 
     def _pieces(self, exchange: Exchange, reading: Reading, pictures: int) -> Iterator[str]:
         """Yield the answer as it comes, and leave in `reading` what the server says of it."""

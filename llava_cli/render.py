@@ -29,6 +29,7 @@ _STAGES = {
     "looking": "looking at the picture",
     "reading": "reading the question",
     "writing": "writing",
+    "weighing": "weighing the choices",
     "keeping": "keeping the picture for next time",
     "checking": "computing the same in NumPy",
     "asking": "waiting for the server",
@@ -70,9 +71,9 @@ class Output:
 
     # Answers.
 
-    def answer(self, pieces: Iterable[str]) -> None:
+    def answer(self, pieces: Iterable[str], *, markdown: bool = True) -> None:
         """Show an answer as it comes: Markdown on a terminal, plain text in a pipe, one newline at the end."""
-        if self.rich:
+        if self.rich and markdown:
             stream = MarkdownStream(_console(sys.stdout), on_first=self.end_stage)
             try:
                 stream.show(sanitise(piece) for piece in pieces)
@@ -265,9 +266,10 @@ class Output:
         ]
         _to_stderr(" · ".join(parts))
 
-    def opened(self, options: LoadOptions) -> None:
-        """Print how the model was opened, in one line on stderr."""
-        _to_stderr(self.options_line(options))
+    def opened(self, options: LoadOptions | None) -> None:
+        """Print how the model was opened, in one line on stderr, if that was done here."""
+        if options is not None:
+            _to_stderr(self.options_line(options))
 
     @staticmethod
     def options_line(options: LoadOptions) -> str:

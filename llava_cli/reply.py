@@ -6,7 +6,11 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from llava_cli.choices import Choice
+from llava_cli.errors import AnswerUnfit, Stopped
+from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import Sampling
 
 
@@ -59,10 +63,14 @@ class Usage:
 class Reply:
     """An answer being written: iterate for its pieces, or take `text`, which waits for the end."""
 
-    def __init__(self, begin: Begin, sampling: Sampling, on_end: Callable[[str], None]) -> None:
+    def __init__(
+        self, begin: Begin, sampling: Sampling, on_end: Callable[[str], None], schema: AnswerSchema | None = None
+    ) -> None:
         self.seed = random.randrange(2**32 - 1) if sampling.seed is None else sampling.seed
         """The seed this answer is written with."""
         self.sampling = sampling
+        self.schema = schema
+        """What the model was held to while it wrote."""
         self.asked_at = time.time()
         """When it was asked for, seconds since the epoch."""
         self._asked = time.monotonic()
@@ -93,6 +101,28 @@ class Reply:
         return self._text
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """Return all that shaped this answer and not others of the same model: what it takes to ask again."""
+        held = {} if self.schema is None else {"schema": self.schema.schema}
+        return {**vars(self.sampling), "seed": self.seed, **held}
+
+    @property
+    def parsed(self) -> Any:
+        """Return what the answer says as Python objects, waiting for it; raise `AnswerUnfit` if it is cut or not valid.
+
+        Without a schema it is what it is: text.
+        """
+        text = self.text
+        if self.schema is None:
+            return text
+        if self.finish_reason == "stopped":
+            raise Stopped("answer", "it was stopped before it satisfied the schema")
+        if self.finish_reason != "stop":
+            why = _CUT.get(self.finish_reason, f"it ended before it satisfied the schema ({self.finish_reason})")
+            raise AnswerUnfit("answer", why, hint=_MORE.get(self.finish_reason, ""))
+        return self.schema.check(text)
+
+    @property
     def so_far(self) -> str:
         """Return what has been written up to now."""
         return self._text
@@ -110,19 +140,8 @@ class Reply:
     @property
     def usage(self) -> Usage:
         """Return the numbers so far; final once the reply has ended."""
-        reading, first = self._reading, self._first or self._last
-        return Usage(
-            prompt_cells=reading.reused + reading.new,
-            picture_cells=reading.picture_cells,
-            reused_cells=reading.reused,
-            new_cells=reading.new,
-            pictures_encoded=reading.pictures_encoded,
-            answer_tokens=reading.answer_tokens,
-            look_seconds=reading.look_seconds,
-            read_seconds=reading.read_seconds,
-            first_token_seconds=max(0.0, first - self._asked),
-            write_seconds=max(0.0, self._last - first),
-        )
+        first = self._first or self._last
+        return usage_of(self._reading, max(0.0, first - self._asked), max(0.0, self._last - first))
 
     def close(self) -> None:
         """End the answer where it is; what was written stays in the chat."""
@@ -131,3 +150,55 @@ class Reply:
         self._pieces.close()  # type: ignore[attr-defined] # a generator
         remember, self._on_end = self._on_end, None
         remember(self._text)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """An answer that was chosen, not written: every choice with its probability, and what it took."""
+
+    choices: tuple[Choice, ...]
+    """In the order in which they were given."""
+    usage: Usage
+    asked_at: float
+    """When it was asked for, seconds since the epoch."""
+    finish_reason: str = "stop"
+    seed: int = 0
+    """Nothing is drawn."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Return what it takes to ask again."""
+        return {"choices": [choice.text for choice in self.choices]}
+
+    @property
+    def best(self) -> Choice:
+        """Return the most probable choice, of equals the first."""
+        return max(self.choices, key=lambda choice: choice.probability)
+
+    @property
+    def text(self) -> str:
+        """Return the text of the best choice."""
+        return self.best.text
+
+
+def usage_of(reading: Reading, first_token_seconds: float, write_seconds: float) -> Usage:
+    """Put together what reading the prompt took and what came after."""
+    return Usage(
+        prompt_cells=reading.reused + reading.new,
+        picture_cells=reading.picture_cells,
+        reused_cells=reading.reused,
+        new_cells=reading.new,
+        pictures_encoded=reading.pictures_encoded,
+        answer_tokens=reading.answer_tokens,
+        look_seconds=reading.look_seconds,
+        read_seconds=reading.read_seconds,
+        first_token_seconds=first_token_seconds,
+        write_seconds=write_seconds,
+    )
+
+
+_CUT = {
+    "length": "it was cut at its longest length, before it satisfied the schema",
+    "context": "the context was full before it satisfied the schema",
+}
+_MORE = {"length": "-n allows more tokens", "context": "--context makes it larger"}

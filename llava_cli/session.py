@@ -12,6 +12,7 @@ from llava_cli.journal import Journal
 from llava_cli.opening import Opening
 from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.places import Place
+from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import Sampling
 from llava_cli.sources import open_source
 from llava_cli.turns import PastChat, messages_of
@@ -101,8 +102,14 @@ class Session:
     def count(self, messages: Sequence[Mapping[str, Any]]) -> int:
         return self.model.count(messages)
 
-    def reply(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling, on_end: Callable[[str], None]) -> Reply:
-        return self.model.reply(messages, sampling, on_end)
+    def reply(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sampling: Sampling,
+        on_end: Callable[[str], None],
+        schema: AnswerSchema | None = None,
+    ) -> Reply:
+        return self.model.reply(messages, sampling, on_end, schema)
 
     # Turns and pictures.
 

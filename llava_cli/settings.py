@@ -58,6 +58,8 @@ class LoadOptions:
     context: int = 0
     """Cells of the context window: tokens and picture tokens together. Costs 512 KiB each on a 7B model.
     0: room for the model's largest picture and `ROOM_FOR_WORDS`; so 2048 for LLaVA-1.5, 4096 for LLaVA-1.6."""
+    pictures: int = 1
+    """How many such pictures a window of no set size has room for."""
     detail: Detail = "high"
     """How closely a LLaVA-1.6 looks at pictures that do not say: `low` is the overview alone. Others have one look."""
     threads: int = 0
@@ -82,6 +84,7 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         _at_least("context", self.context, 64 if self.context else 0)
+        _at_least("pictures", self.pictures, 1)
         require_detail(self.detail)
         _at_least("threads", self.threads, 0)
         _at_least("ubatch", self.ubatch, 32 if self.ubatch else 0)

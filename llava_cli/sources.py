@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 from llava_cli.errors import UsageError
 from llava_cli.fetching import fetch, is_address, public_name
 from llava_cli.pictures import Picture, open_data_url, open_picture
+
+
+def names_picture(text: str) -> bool:
+    """Tell a picture from a question: an address, a file that is there, or what can only be meant as one.
+
+    Of a file that is not there, somebody should hear; a question about nothing would be answered.
+    """
+    if os.path.lexists(text):
+        return True
+    if any(letter.isspace() for letter in text):
+        return False
+    return (
+        text == "clip:" or text[:5].lower() == "data:" or is_address(text) or text.startswith(("~/", "./", "../"))
+        or re.search(r"\w\.\w{2,5}$", text) is not None or ("/" in text and Path(text).parent.is_dir())
+    )  # fmt: skip
 
 
 def _taken() -> bytes:

@@ -203,6 +203,25 @@ class KvCache:
         self._recorded, self._runs = list(prefix), _runs_of(prefix)
         return True
 
+    def logits_behind(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits behind each of `tokens` if they came next, `(len(tokens), n_vocab)`; keep none of them."""
+        import numpy as np
+        from llama_cpp import llama_cpp as c
+
+        llama, held, rows = self._llama, self.cells(), []
+        try:
+            for start in range(0, len(tokens), llama.n_batch):
+                part = tokens[start : start + llama.n_batch]
+                llama._batch.set_batch(batch=part, n_past=len(held) + start, logits_all=True)
+                llama._ctx.decode(llama._batch)
+                found = (c.llama_get_logits_ith(llama.ctx, i) for i in range(len(part)))
+                rows += [np.ctypeslib.as_array(row, shape=(llama.n_vocab(),)).copy() for row in found]
+        finally:
+            kept = self._forget_all_but(held)
+        if kept < len(held):
+            raise RuntimeError("this model cannot take back what was only tried")
+        return np.stack(rows)
+
     def _forget_all_but_prefix(self, timeline: Sequence[Cell]) -> int:
         common = min(self.shared(timeline), len(timeline) - 1)
         # A picture is one batch, now and later, so that answers do not depend on what was cached.

@@ -10,7 +10,7 @@ from llava_cli.pictures import Picture, RememberedPicture
 
 if TYPE_CHECKING:
     from llava_cli.chat import Opened
-    from llava_cli.reply import Reply
+    from llava_cli.reply import Decision, Reply
     from llava_cli.settings import Detail
 
 
@@ -37,7 +37,8 @@ class Turn:
     layout: str
     seed: int
     parameters: Mapping[str, Any]
-    """The fields of `Sampling` and `LoadOptions` it was answered with, by name; or `endpoint` and `api_key_env`."""
+    """The fields of `LoadOptions` and `Sampling` it was answered with, by name, or `endpoint` and `api_key_env`;
+    `schema` or `choices`, if any."""
     usage: Mapping[str, Any]
     """The fields of `Usage`."""
     pictures: tuple[RememberedPicture, ...] = ()
@@ -77,7 +78,7 @@ class PastChat:
 
 
 def turn_of(
-    reply: Reply,
+    reply: Reply | Decision,
     model: Opened,
     question: str,
     pictures: Sequence[Picture | RememberedPicture] = (),
@@ -85,12 +86,14 @@ def turn_of(
     system: str | None = None,
 ) -> Turn:
     """Write down a reply that has ended; `pictures` are those that were sent with this question."""
+    from llava_cli.reply import Decision
+
     facts = model.facts()
     return Turn(
-        **{**facts, "parameters": {**facts["parameters"], **vars(reply.sampling), "seed": reply.seed}},
+        **{**facts, "parameters": {**facts["parameters"], **reply.parameters}},
         time=reply.asked_at,
         question=question,
-        answer=reply.so_far,
+        answer=reply.text if isinstance(reply, Decision) else reply.so_far,
         finish_reason=reply.finish_reason,
         system=system,
         seed=reply.seed,

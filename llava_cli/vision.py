@@ -128,9 +128,11 @@ class TowerFacts:
         is_close = (picture.detail or detail) == "high"
         return [self.tiling.overview(picture), *(self.tiling.cut(picture) if is_close else ())]
 
-    def window(self, options: LoadOptions) -> int:
-        """Return how many cells the context window gets by `options`."""
-        wanted = options.context or -(-(self.most_tokens(options.detail) + ROOM_FOR_WORDS) // 1024) * 1024
+    def window(self, options: LoadOptions, trained: int) -> int:
+        """Return how many cells the context window gets by `options`, for a model that was trained with so many."""
+        one = self.most_tokens(options.detail)
+        needed = max(one, min(one * options.pictures, trained - ROOM_FOR_WORDS)) + ROOM_FOR_WORDS
+        wanted = options.context or -(-needed // 1024) * 1024
         # llama.cpp takes windows in such steps, but `Llama` keeps a list of as many tokens as it was told.
         return -(-wanted // 256) * 256
 

@@ -6,6 +6,7 @@ import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 WORDS = ("The ", "circle ", "is ", "red.")
 NAMES = ("good", "other")
@@ -19,7 +20,7 @@ class OpenAiServer(ThreadingHTTPServer):
     def __init__(self, names: tuple[str, ...]) -> None:
         super().__init__(("127.0.0.1", 0), Api)
         self.names = names
-        self.asked: list[tuple[str, dict[str, str], dict]] = []
+        self.asked: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.writing, self.left, self.stopping = threading.Event(), threading.Event(), threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -113,7 +114,7 @@ class Api(BaseHTTPRequestHandler):
         for _ in range(times):
             self.send({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]})
 
-    def send(self, chunk: dict) -> None:
+    def send(self, chunk: dict[str, Any]) -> None:
         self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
     def begin(self, kind: str) -> None:
@@ -121,7 +122,7 @@ class Api(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.end_headers()
 
-    def answer(self, body: dict, *, status: int = 200) -> None:
+    def answer(self, body: dict[str, Any], *, status: int = 200) -> None:
         text = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -303,7 +303,7 @@ def test_a_replay_says_that_the_answer_is_another_and_what_has_changed(asked):
     assert [
         "note: since then, the model file has become another one (1 bytes then",
         "note: since then, the program has changed (x 1 then",
-        "note: not the answer of ",
+        "llava: answer: it is not that of ",
     ] == [re.split(r",(?= \d)|, (?=llava)|(?<=of )", line)[0] for line in done.stderr.splitlines()]
 
 

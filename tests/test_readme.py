@@ -2,13 +2,14 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from llava_cli import registry
+from llava_cli import cli, registry
 from tests.processes import ROOT
 from tests.terminal import Terminal
 
@@ -40,6 +41,15 @@ def test_a_session_prints_what_is_shown(command, output, tmp_path):
     )
     assert output.splitlines()[:1] == done.stdout.splitlines()
     assert len(output.splitlines()[1:]) == len(done.stderr.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("command", "output"), re.findall(r"^(llava .* -m shapes .*?) +# (.+)$", "".join(blocks("sh")), flags=re.MULTILINE)
+)
+def test_a_line_prints_what_stands_behind_it(command, output, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    assert (0, f"{output}\n") == (cli._run(), capsys.readouterr().out)
 
 
 def test_there_are_sessions_to_check():

@@ -111,7 +111,7 @@ def test_a_window_larger_than_the_model_was_trained_with_is_not_proposed(engine)
     ],
 )
 def test_a_window_has_room_for_the_largest_picture_and_for_words(tiling, options, window):
-    assert window == TowerFacts(336, 576, 1024, None, tiling).window(options)
+    assert window == TowerFacts(336, 576, 1024, None, tiling).window(options, 4096)
 
 
 def test_a_model_is_opened_with_the_window_its_pictures_need(tmp_path):

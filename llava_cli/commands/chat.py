@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from types import NoneType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
-from llava_cli.commands.pull import offer
+from llava_cli.commands.placing import placed
 from llava_cli.errors import UsageError
 from llava_cli.render import Output
 
@@ -83,7 +82,6 @@ def chat(
     with Output(plain=plain, quiet=quiet) as output:
         from llava_cli.history import History
         from llava_cli.journal import Journal
-        from llava_cli.places import Here, place_of
         from llava_cli.repl import Repl
         from llava_cli.session import Session
         from llava_cli.sources import open_source
@@ -93,18 +91,12 @@ def chat(
         past = history.last_chat() if go_on else history.named(name) if name else None
         if go_on and past is None:
             raise UsageError("--continue", "there is no chat in the log yet", hint="llava chat PICTURE begins one")
-        own: dict[str, Any] = {
-            "model_path": model_path, "projector_path": projector_path, "prompt_layout": prompt_layout,
-        } if model_path or projector_path else {}  # fmt: skip
-        if past is not None and (model, model_path, projector_path, endpoint) == (None, None, None, None):
-            for last in history.turns(past.id)[-1:]:
-                chosen, own = replace(chosen, **last.place()), last.load_arguments()
-                model = own.pop("name", None)
-        place = place_of(chosen, output.stage_here, cache=cache, own=own)
-        named = place.choose(model, chosen.model)
-        if isinstance(place, Here) and not own:
-            # They may be missing: that is said before the greeting, not after it.
-            offer(named, chosen, output)
+        own = options.own_files(model_path, projector_path, prompt_layout)
+        last = next(iter(history.turns(past.id)[-1:]), None) if past is not None else None
+        place, named = placed(
+            chosen, output, output.stage_here, model=model, endpoint=endpoint, own=own, last=last, cache=cache
+        )
+        # It may be missing: that is said before the greeting, not after it.
         place.require(named)
         session = Session(place, named, sampling=chosen.sampling, journal=Journal(history, name), system=chosen.system)
         if past is not None:

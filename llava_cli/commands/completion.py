@@ -1,4 +1,7 @@
-"""What the shell offers for names of models. It runs at every press of the tab key: nothing heavy is imported."""
+"""What the shell offers for names of models and templates.
+
+It runs at every press of the tab key: nothing heavy is imported.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,20 @@ def model_names(incomplete: str) -> list[tuple[str, str]]:
         return [(spec.name, spec.summary) for spec in registry.all_specs()]
     except LlavaError:
         return []  # said when the command is run; a line being typed is no place for it
+
+
+def template_names(incomplete: str) -> list[tuple[str, str]]:
+    """Offer the templates, each with its question."""
+    from llava_cli import templates
+
+    offered = []
+    for name in templates.names():
+        if name.startswith(incomplete):
+            try:
+                offered.append((name, templates.find(name).question or ""))
+            except LlavaError:
+                continue  # said when it is used
+    return offered
 
 
 def join_words_of_bash() -> None:

@@ -15,12 +15,13 @@ import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
-from llava_cli.errors import UsageError
+from llava_cli.errors import AnswerUnfit, UsageError
 from llava_cli.render import Output
 from llava_cli.stopping import ctrl_c_stops
 
 if TYPE_CHECKING:
     from llava_cli.history import History, Turn
+    from llava_cli.reply import Decision, Reply
 
 app = typer.Typer(context_settings=options.HELP)
 
@@ -134,9 +135,15 @@ def replay(
             ) as opened,
             ctrl_c_stops(opened),
         ):  # fmt: skip
-            chat = opened.chat(system=turn.system, messages=messages_of(history.turns_before(turn)))
-            reply = chat.send(turn.question, picture=turn.pictures)
-            output.answer(reply)
+            before, wanted = messages_of(history.turns_before(turn)), turn.parameters
+            reply: Reply | Decision
+            if choices := wanted.get("choices"):
+                reply = opened.choose(turn.pictures, turn.question, choices, system=turn.system, after=before)
+                output.answer([reply.text])
+            else:
+                chat = opened.chat(system=turn.system, messages=before)
+                reply = chat.send(turn.question, picture=turn.pictures, schema=wanted.get("schema"))
+                output.answer(reply, markdown=reply.schema is None)
             again = turn_of(reply, opened, turn.question, turn.pictures, system=turn.system)
         if again.finish_reason == "stopped":
             raise typer.Exit(130)
@@ -145,8 +152,7 @@ def replay(
             return
         for difference in _differences(turn, again):
             output.note(f"since then, {difference}")
-        output.note(f"not the answer of {_when(turn)}, which is: {_shortened(turn.answer, 1)}")
-        raise typer.Exit(8)
+        raise AnswerUnfit("answer", f"it is not that of {_when(turn)}, which is: {_shortened(turn.answer, 1)}")
 
 
 @app.command()

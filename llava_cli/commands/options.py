@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from llava_cli import settings
-from llava_cli.commands.completion import model_names
+from llava_cli.commands.completion import model_names, template_names
 from llava_cli.errors import UsageError
 
 _LOAD, _SAMPLING = settings.LoadOptions(), settings.Sampling()
@@ -58,6 +58,24 @@ TopP = Annotated[
         help="Draw only from the likeliest tokens that have this share together.", show_default=str(_SAMPLING.top_p)
     ),
 ]
+
+Schema = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|JSON|FIELDS",
+        help="Answer in JSON that satisfies this JSON schema; in short: 'color, count int'.",
+        rich_help_panel="Shape of the answer",
+    ),
+]
+Choices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="YES,NO",
+        help="Choose one of these answers, and say how probable it is.",
+        rich_help_panel="Shape of the answer",
+    ),
+]
+TemplateName = Annotated[str, typer.Argument(help="Its name.", autocompletion=template_names, show_default=False)]
 
 GoOn = Annotated[
     bool, typer.Option("--continue", "-c", help="Go on with the last chat: its picture, its model, what was said.")
@@ -109,6 +127,20 @@ Detail = Annotated[
         help="How closely LLaVA-1.6 looks: low is quick and coarse. LLaVA-1.5 has one look only.",
         show_default=_LOAD.detail,
         rich_help_panel="Picture",
+    ),
+]
+Crop = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X,Y,WIDTH,HEIGHT",
+        help="Show only this part of the picture, in percent (10%,20%,50%,40%) or pixels.",
+        rich_help_panel="Picture",
+    ),
+]
+ShowInput = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.png", help="Write exactly what the model sees of the picture.", rich_help_panel="Picture"
     ),
 ]
 Frame = Annotated[int, typer.Option(help="Which frame or page of an animation, from 0.", rich_help_panel="Picture")]
@@ -164,6 +196,13 @@ _ABOUT_A_MODEL_HERE = {
     "memory_check", "cache",
 }  # fmt: skip
 """Parameters that mean nothing to a server."""
+
+
+def own_files(model_path: Path | None, projector_path: Path | None, prompt_layout: str | None) -> dict[str, Any]:
+    """Return files that the user named, as `load` takes them; nothing if there are none."""
+    if model_path is None and projector_path is None:
+        return {}
+    return {"model_path": model_path, "projector_path": projector_path, "prompt_layout": prompt_layout}
 
 
 def check_endpoint(chosen: settings.Settings, typed: typer.Context) -> None:
