@@ -177,7 +177,8 @@ class Chat:
         """
         window, kept, dropped = self._model.context, list(turns), 0
         room = window - min(max_tokens, window // 4)
-        if len(kept) > 2 and self._model.count([*self._opening(), *kept]) > room:
+        # A window of which nobody knows the size is the server's affair.
+        if window and len(kept) > 2 and self._model.count([*self._opening(), *kept]) > room:
             while len(kept) > 2 and self._model.count([*self._opening(), *kept]) > room - window // 4:
                 oldest, _, following, *rest = kept
                 content = [*_pictures_of(oldest), *_parts(following)]

@@ -168,7 +168,7 @@ class RemoteModel:
 
     def seen(self, _picture: PictureSource) -> list[Picture]:
         """Raise `UsageError`: only the server knows."""
-        raise UsageError("picture", f"only {self.endpoint.host} knows what its model sees of it", hint="/show")
+        raise UsageError("picture", f"only {self.endpoint.host} knows what its model sees of it", hint="/show draws it")
 
     def facts(self) -> dict[str, Any]:
         """Return what the log keeps of the model, by the names of `Turn`."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from llava_cli.errors import LlavaError, ReaderGone
+from llava_cli.errors import EngineFailed, LlavaError, ReaderGone
 from llava_cli.markdown_stream import MarkdownStream, markdown
 from llava_cli.pager import opened_pager
 
@@ -81,10 +81,15 @@ class Output:
                 self.end_stage()
             return
         written = False
-        for piece in pieces:
-            self._quieten_stage_line()
-            self.write(sanitise(piece))
-            written = True
+        try:
+            for piece in pieces:
+                self._quieten_stage_line()
+                self.write(sanitise(piece))
+                written = True
+        except EngineFailed:
+            # What there is of the answer is a line of its own.
+            self.write("\n" if written else "")
+            raise
         self.end_stage()
         if written:
             self.write("\n")

@@ -168,6 +168,7 @@ _CUT_SHORT = {
     "length": "the answer was cut at its longest length; /continue goes on, /set max_tokens allows more",
     "context": "the context window is full, so the answer stops here; /continue makes room and goes on",
     "stopped": "stopped; /continue goes on",
+    "content_filter": "a filter of the server cut the answer",
 }
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
+import stat
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+
+from llava_cli.errors import ReaderGone, Stopped
 
 if TYPE_CHECKING:
     from llava_cli.chat import Opened
@@ -13,17 +19,50 @@ if TYPE_CHECKING:
 
 @contextmanager
 def ctrl_c_stops(model: Opened) -> Iterator[None]:
-    """Let Ctrl-C stop the answer and keep its text; a second one ends the program as usual."""
+    """Let Ctrl-C stop the answer and keep its text; a second one ends the program as usual.
+
+    A reader of stdout who leaves stops it, too: writing would notice that only with the next word.
+    """
 
     def stop(_signal: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         model.stop()
 
+    reader = _Reader(model.stop)
     before = signal.signal(signal.SIGINT, stop)
     try:
         yield
+    except Stopped as error:
+        if reader.has_left:
+            raise ReaderGone("standard output", "the reader has left") from error
+        raise
     finally:
+        reader.forget()
         signal.signal(signal.SIGINT, before)
+
+
+class _Reader:
+    """Who reads stdout, if it is a pipe; `on_leaving` is called, in a thread, when nobody does any more."""
+
+    def __init__(self, on_leaving: Callable[[], None]) -> None:
+        self.has_left = False
+        self._forgotten = threading.Event()
+        self._on_leaving = on_leaving
+        with suppress(OSError):
+            if stat.S_ISFIFO(os.fstat(1).st_mode) and hasattr(select, "poll"):
+                threading.Thread(target=self._watch, name="llava watches its reader", daemon=True).start()
+
+    def forget(self) -> None:
+        self._forgotten.set()
+
+    def _watch(self) -> None:
+        poll = select.poll()
+        poll.register(1, 0)  # an error needs no asking
+        while not self._forgotten.is_set():
+            if any(event & select.POLLERR for _, event in poll.poll(200)):
+                self.has_left = True
+                self._on_leaving()
+                return
 
 
 @contextmanager

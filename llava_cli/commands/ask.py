@@ -300,4 +300,5 @@ def _exit_code(reply: Reply | Decision, choices: Sequence[str] | None) -> int:
 _CUT_SHORT = {
     "length": "the answer was cut at its longest length; -n allows more tokens",
     "context": "the context is full, so the answer stops here; --context makes it larger",
+    "content_filter": "a filter of the server cut the answer",
 }

@@ -15,6 +15,7 @@ import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
+from llava_cli.commands.placing import placed
 from llava_cli.errors import AnswerUnfit, UsageError
 from llava_cli.render import Output
 from llava_cli.stopping import ctrl_c_stops
@@ -126,15 +127,9 @@ def replay(
         chosen = settings.resolve({**shaping, "threads": threads})
 
         from llava_cli.history import messages_of, turn_of
-        from llava_cli.model import load
 
-        with (
-            load(
-                **turn.load_arguments(), options=chosen.load, sampling=chosen.sampling, on_stage=output.stage,
-                cache=cache,
-            ) as opened,
-            ctrl_c_stops(opened),
-        ):  # fmt: skip
+        place, name = placed(chosen, output, output.stage, last=turn, cache=cache)
+        with place.open(name) as opened, ctrl_c_stops(opened):
             before, wanted = messages_of(history.turns_before(turn)), turn.parameters
             reply: Reply | Decision
             if choices := wanted.get("choices"):

@@ -211,7 +211,8 @@ def check_endpoint(chosen: settings.Settings, typed: typer.Context) -> None:
     for parameter in typed.command.params:
         source = typed.get_parameter_source(parameter.name or "")
         if source is not None and source.name == "COMMANDLINE":
-            given[parameter.name] = parameter.opts[0]
+            off = typed.params.get(parameter.name or "") is False and parameter.secondary_opts
+            given[parameter.name] = (parameter.secondary_opts if off else parameter.opts)[0]
     if chosen.endpoint and (useless := sorted(_ABOUT_A_MODEL_HERE & given.keys())):
         why = "it is about a model on this computer, and --endpoint asks one elsewhere"
         raise UsageError(given[useless[0]], why, hint="leave one of the two out")

@@ -21,9 +21,9 @@ def placed(
     output: Output,
     on_stage: StageListener,
     *,
-    model: str | None,
-    endpoint: str | None,
-    own: Mapping[str, Any],
+    model: str | None = None,
+    endpoint: str | None = None,
+    own: Mapping[str, Any] | None = None,
     last: Turn | None = None,
     cache: bool = True,
     yes: bool = False,
@@ -34,6 +34,7 @@ def placed(
     """
     from llava_cli.places import place_of
 
+    own = own or {}
     if last is not None and (model, endpoint, own) == (None, None, {}):
         which = last.load_arguments()
         chosen, model, own = replace(chosen, **last.place()), which.pop("name", None), which
