@@ -21,6 +21,7 @@ from llava_cli.commands.doctor import doctor
 from llava_cli.commands.models import models, show
 from llava_cli.commands.pull import pull
 from llava_cli.commands.rm import rm
+from llava_cli.commands.run import run
 from llava_cli.commands.verify import verify
 from llava_cli.errors import LlavaError, ReaderGone, Stopped, UsageError
 from llava_cli.render import Output
@@ -64,6 +65,7 @@ def llava(
 
 app.command(rich_help_panel="Ask")(ask)
 app.command(rich_help_panel="Ask")(chat)
+app.command(rich_help_panel="Ask")(run)
 for about_models in (models, pull, show, rm, verify, use):
     app.command(rich_help_panel="Models")(about_models)
 app.add_typer(log.app, name="log", rich_help_panel="Memory")

@@ -29,7 +29,7 @@ class Crop:
         )
         box = round(left), round(top), round(left + width), round(top + height)
         size = f"{picture.name}, which is {picture.width} × {picture.height}"
-        if box[2] > picture.width or box[3] > picture.height:
+        if left + width > picture.width + 1e-6 or top + height > picture.height + 1e-6:
             raise UsageError("--crop", f"{self.text} reaches beyond {size}", hint=_HINT)
         if box[0] == box[2] or box[1] == box[3]:
             raise UsageError("--crop", f"{self.text} is less than a pixel of {size}", hint=_HINT)

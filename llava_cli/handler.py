@@ -206,11 +206,18 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         try:
             if shared < len(prompt):
                 self._cache.sync(prompt[:shared], self._embeddings.__getitem__)
-            return weigh(self._cache, self._logits(), [answer[shared:] for answer in answers], ends)
+            weights = weigh(self._cache, self._logits(), [answer[shared:] for answer in answers], ends)
         except RuntimeError as error:
             if self.stopped.is_set():
                 raise Stopped("choices", "stopped while weighing them") from error
             raise EngineFailed("llama.cpp", f"it could not weigh the choices ({error})") from error
+        self._answered = True
+        return weights
+
+    def rewind(self) -> None:
+        """Forget the question and the answer, and keep the picture: the next one is read as in a new process."""
+        if self._llama is not None:
+            self._cache.rewind()
 
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the next question begins anew."""

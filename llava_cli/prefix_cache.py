@@ -50,7 +50,14 @@ class KeptPicture:
 class PrefixCache:
     """The pictures this user's models have read, on disk, at most `size` bytes. One object may serve many models."""
 
-    def __init__(self, directory: Path | None = None, *, size: int = LoadOptions.cache_size) -> None:
+    def __init__(
+        self, directory: Path | None = None, *, size: int = LoadOptions.cache_size, keeps_prefixes: bool = True
+    ) -> None:
+        """Open it. Without `keeps_prefixes`, those that are there are used, but of a new picture only embeddings stay.
+
+        That is for many pictures, few of which are asked about again: their prefixes would push out all others.
+        """
+        self._keeps_prefixes = keeps_prefixes
         self._files = CacheFiles(directory or cache_dir() / "pictures", data_dir() / "cache.key", size)
         self.notes: list[str] = []
         """Things worth saying once: why it is not used, or why a picture could not be kept."""
@@ -71,7 +78,8 @@ class PrefixCache:
             return identities == [file_identity(path, since_ns) for path in paths]
 
         model, tower = identities
-        return Shelf(self._files, self.notes, _cell_facts(llama, model), {"projector": tower, **_engine()}, is_current)
+        cells, features = _cell_facts(llama, model), {"projector": tower, **_engine()}
+        return Shelf(self._files, self.notes, cells, features, is_current, keeps_prefixes=self._keeps_prefixes)
 
     def pictures(self) -> list[KeptPicture]:
         """List what is kept, by picture, the most recently used first."""
@@ -103,13 +111,21 @@ class Shelf:
     """What one pair of model files, opened in one way, has in the cache. Nothing here ever fails a question."""
 
     def __init__(
-        self, files: CacheFiles, notes: list[str], cells: Key | None, features: Key, is_current: Callable[[], bool]
+        self,
+        files: CacheFiles,
+        notes: list[str],
+        cells: Key | None,
+        features: Key,
+        is_current: Callable[[], bool],
+        *,
+        keeps_prefixes: bool,
     ) -> None:
         self._files = files
         self._notes = notes
         self._cells = cells
         self._features = features
         self._is_current = is_current
+        self._keeps_prefixes = keeps_prefixes
         self._failed: set[str] = set()
         """Kinds that could not be kept: what fails for one picture fails for the next, and costs time each time."""
 
@@ -127,8 +143,8 @@ class Shelf:
         self._keep(_EMBEDDINGS, self._features_key(view), {"sha256": view.sha256, "name": name}, rows.tobytes)
 
     def lacks(self, prefix: Sequence[Cell]) -> bool:
-        """Tell whether `prefix` could be kept and is not."""
-        can = self._cells is not None and _PREFIX not in self._failed and bool(prefix)
+        """Tell whether `prefix` should be kept and is not."""
+        can = self._keeps_prefixes and self._cells is not None and _PREFIX not in self._failed and bool(prefix)
         return can and not self._files.has(_PREFIX, self._prefix_key(prefix))
 
     def keep_prefix(self, prefix: Sequence[Cell], names: Mapping[str, str], cache: KvCache) -> None:

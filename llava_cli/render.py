@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import os
 import re
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from llava_cli.reply import Usage
     from llava_cli.settings import LoadOptions
 
-_STAGES = {
+STAGES = {
     "loading": "loading the model",
     "looking": "looking at the picture",
     "reading": "reading the question",
@@ -37,7 +38,9 @@ _STAGES = {
 }
 
 # Overrides of the reading direction make text look like other text; tag characters are invisible text.
-_HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f\ud800-\udfff]")
+_INVISIBLE = "\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f\ud800-\udfff"
+_HIDDEN = re.compile(f"[{_INVISIBLE}]")
+_NO_PLAIN_JSON = re.compile(f"[\x7f-\x9f\u2028\u2029{_INVISIBLE}]")
 
 
 def sanitise(text: str) -> str:
@@ -49,6 +52,11 @@ def sanitise(text: str) -> str:
     if kept.isprintable():
         return kept
     return "".join(c for c in kept if c in "\n\t" or unicodedata.category(c) != "Cc")
+
+
+def escaped(json_text: str) -> str:
+    """Write with JSON's own escapes what a terminal would obey, what is half a character, and odd ends of lines."""
+    return _NO_PLAIN_JSON.sub(lambda found: json.dumps(found[0])[1:-1], json_text)
 
 
 class Output:
@@ -184,10 +192,10 @@ class Output:
         if self._announces and name != "writing" and name not in self._announced:
             # A line that changes all the time is noise to a screen reader.
             self._announced.add(name)
-            _to_stderr(f"{_STAGES[name]}…")
+            _to_stderr(f"{STAGES[name]}…")
         if not self.lively or (name == "writing" and self.rich):
             return
-        text = _STAGES[name] + (f" ({amount} tokens)" if amount else "")
+        text = STAGES[name] + (f" ({amount} tokens)" if amount else "")
         self._stage = _StageLine(text, getattr(amount, "seconds", 0.0))
 
     def busy(self, text: str) -> None:

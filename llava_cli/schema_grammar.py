@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from llava_cli.errors import UsageError
+from llava_cli.schema_numbers import DIGITS, numerals
 
 Schema = Mapping[str, Any]
 
@@ -48,8 +49,6 @@ _ABOUT = {
 }  # fmt: skip
 """What else is said about values of that type alone, so that values of other types need not care."""
 
-_DIGITS = 15
-"""As many as every reader of JSON keeps."""
 _MOST = 2000
 """Repetitions that llama.cpp takes."""
 
@@ -57,8 +56,8 @@ _RULES = {
     "ws": '" "?',
     "char": r'[^"\\\x00-\x1F\x7F] | "\\" ["\\/bfnrt]',
     "string": r'"\"" char* "\""',
-    "integer": f'"-"? ("0" | [1-9] [0-9]{{0,{_DIGITS - 1}}})',
-    "fraction": f'"." [0-9]{{1,{_DIGITS}}}',
+    "integer": f'"-"? ("0" | [1-9] [0-9]{{0,{DIGITS - 1}}})',
+    "fraction": f'"." [0-9]{{1,{DIGITS}}}',
     "number": "integer fraction?",
     "boolean": '"true" | "false"',
     "null": '"null"',
@@ -179,10 +178,10 @@ class _Writer:
 
     def _number(self, kind: str, said: Schema, where: str) -> str:
         low, high = _bounds(kind, said, where)
-        above = [] if high is not None and high < 0 else _numerals(kind, max(low or 0, 0), high)
+        above = [] if high is not None and high < 0 else numerals(kind, max(low or 0, 0), high)
         # Below zero, the larger number has the smaller digits.
         least, most = max(-high, 0) if high is not None else 0, None if low is None else -low
-        below = [] if low is not None and low >= 0 else [f'"-" {one}' for one in _numerals(kind, least, most)]
+        below = [] if low is not None and low >= 0 else [f'"-" {one}' for one in numerals(kind, least, most)]
         return self._either([*above, *below])
 
     def _array(self, said: Schema, where: str) -> str:
@@ -343,43 +342,6 @@ def _bounds(kind: str, said: Schema, where: str) -> tuple[int | None, int | None
     low, high = max(lows, default=None), min(highs, default=None)
     if low is not None and high is not None and low > high:
         raise _refused(where, "a range with no number in it")
-    if any(abs(bound) >= 10**_DIGITS for bound in (low, high) if bound is not None):
-        raise _refused(where, f"bounds of more than {_DIGITS} digits")
+    if any(abs(bound) >= 10**DIGITS for bound in (low, high) if bound is not None):
+        raise _refused(where, f"bounds of more than {DIGITS} digits")
     return low, high
-
-
-def _numerals(kind: str, low: int, high: int | None) -> list[str]:
-    """Return rules for the numbers from `low` to `high`, neither below zero."""
-    if kind == "integer":
-        return list(_digits(low, high))
-    if high is None:
-        return [f"{one} fraction?" for one in _digits(low, None)]
-    whole = [] if high == low else [f"{one} fraction?" for one in _digits(low, high - 1)]
-    return [*whole, f'"{high}" ("." "0"{{1,{_DIGITS}}})?']
-
-
-def _digits(low: int, high: int | None) -> Iterator[str]:
-    """Yield rules for the whole numbers from `low` to `high`, by how many digits they have."""
-    for count in range(len(str(low)), (_DIGITS if high is None else len(str(high))) + 1):
-        first, last = max(low, 10 ** (count - 1) if count > 1 else 0), 10**count - 1
-        yield from _between(str(first), str(last if high is None else min(last, high)))
-
-
-def _between(low: str, high: str) -> Iterator[str]:
-    """Yield rules for the numbers between two of as many digits."""
-    rest = len(low) - 1
-    zeros, nines = "0" * rest, "9" * rest
-    if not low:
-        yield ""
-    elif low[0] == high[0]:
-        yield from (f'"{low[0]}" {one}' for one in _between(low[1:], high[1:]))
-    else:
-        first, last = int(low[0]), int(high[0])
-        if low[1:] != zeros:
-            yield from (f'"{first}" {one}' for one in _between(low[1:], nines))
-            first += 1
-        if high[1:] != nines:
-            yield from (f'"{last}" {one}' for one in _between(zeros, high[1:]))
-            last -= 1
-        if first <= last:
-            yield f"[{first}-{last}]" + (f" [0-9]{{{rest}}}" if rest else "")

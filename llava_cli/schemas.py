@@ -17,6 +17,8 @@ _LARGEST = 1 << 20
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _FORMS = "a file, a JSON schema, or fields in short, as 'color, shape, count int'"
 
+_AGAIN = "ask again with another --seed, or a simpler schema"
+
 
 @dataclass(frozen=True)
 class AnswerSchema:
@@ -46,10 +48,10 @@ class AnswerSchema:
         try:
             parsed = json.loads(answer, parse_constant=_no_json)
         except (ValueError, RecursionError) as error:
-            raise AnswerUnfit("answer", f"it is not JSON ({error})") from error
+            raise AnswerUnfit("answer", f"it is not JSON ({error})", hint=_AGAIN) from error
         if fault := best_match(self._validator.iter_errors(parsed)):
             why = f"it does not satisfy the schema: {_brief(fault.message)}, at {fault.json_path}"
-            raise AnswerUnfit("answer", why)
+            raise AnswerUnfit("answer", why, hint=_AGAIN)
         return parsed
 
     @cached_property
@@ -104,7 +106,7 @@ def _read(path: Path) -> str:
             data = file.read(_LARGEST + 1)
         if len(data) > _LARGEST:
             raise UsageError(str(path), "too large for a schema: more than 1 MiB")
-        return data.decode()
+        return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(str(path), f"the schema cannot be read ({error})") from error
 

@@ -9,16 +9,19 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from llava_cli.errors import ReaderGone, Stopped
 
-if TYPE_CHECKING:
-    from llava_cli.chat import Opened
+
+class Stoppable(Protocol):
+    """What runs, and can be stopped from a signal handler."""
+
+    def stop(self) -> None: ...
 
 
 @contextmanager
-def ctrl_c_stops(model: Opened) -> Iterator[None]:
+def ctrl_c_stops(model: Stoppable) -> Iterator[None]:
     """Let Ctrl-C stop the answer and keep its text; a second one ends the program as usual.
 
     A reader of stdout who leaves stops it, too: writing would notice that only with the next word.

@@ -174,6 +174,10 @@ class KvCache:
         prefix = up_to_first_picture(self.cells())
         return prefix if prefix and self._runs[: len(_runs_of(prefix))] == _runs_of(prefix) else []
 
+    def rewind(self) -> None:
+        """Forget what stands behind the first picture: the next question is read as if it were the first."""
+        self._forget_all_but(self.prefix())
+
     def save(self, prefix: Sequence[Cell]) -> bytearray:
         """Return llama.cpp's state of `prefix`, which must be what `prefix()` gives; forget what stands behind it."""
         from llama_cpp import llama_cpp as c

@@ -6,13 +6,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pexpect
 import pytest
 
-from llava_cli import LoadOptions, cli, load
+from llava_cli import LoadOptions, load
 from llava_cli.history import History
 from llava_cli.pictures import open_picture
 from llava_cli.render import sanitise
@@ -22,19 +21,6 @@ from tests.processes import LLAVA, SCENE, files_of, llava
 
 SHAPES = ("-m", "shapes", "-t", "0", "-q")
 ASKED = ("-m", "shapes", "-q")
-
-
-@pytest.fixture
-def here(monkeypatch, capsys):
-    """Return what runs `llava` in this process: quicker than a process of its own."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["llava", *map(str, arguments)])
-        code = cli._run()
-        written = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, written.out, written.err)
-
-    return run
 
 
 @pytest.fixture
@@ -251,17 +237,16 @@ def test_on_a_terminal_json_is_shown_as_it_is(tiny_pair):
 
 
 SHAPED = {
-    "json": ["--json"],
-    "choices": ["--choices", "yes,no"],
-    "choices and an exit code": ["--choices", "no,yes", "--exit-code"],
-    "schema": ["--schema", "bool"],
+    "json": ["--json", "-n", "8"],
+    "choices": ["--choices", "yes,no", "--exit-code"],
+    "schema": ["--schema", "bool", "-n", "40"],
 }
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("shape", SHAPED.values(), ids=SHAPED)
 def test_a_lost_answer_is_never_a_success(tiny_pair, shape):
-    command = [*LLAVA, "ask", SCENE, "What?", *shape, "-n", "40", *files_of(tiny_pair)]
+    command = [*LLAVA, "ask", SCENE, "What?", *shape, *files_of(tiny_pair)]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
     assert (1, True) == (done.returncode, b"no space left" in done.stderr)
@@ -281,9 +266,9 @@ def test_a_closed_stdout_is_said_on_stderr_alone(tiny_pair):
     assert (1, True) == (done.returncode, b"standard output: it is closed" in done.stderr)
 
 
-def test_a_data_url_and_stdin_stand_beside_files(folder, tiny_pair):
+def test_a_data_url_and_stdin_stand_beside_files(here, folder, tiny_pair):
     url = f"data:image/png;base64,{base64.b64encode((folder / 'blue.png').read_bytes()).decode()}"
     how = ("-t", "0", "-n", "8", "-q", *files_of(tiny_pair))
-    named = llava("ask", SCENE, "blue.png", "blue.png", "What?", *how)
+    named = here("ask", SCENE, "blue.png", "blue.png", "What?", *how)
     piped = llava("ask", "-", "blue.png", url, "What?", *how, stdin=Path(SCENE).read_bytes())
     assert named.stdout == piped.stdout != ""

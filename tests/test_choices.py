@@ -4,24 +4,17 @@ import math
 
 import pytest
 
-from llava_cli import LoadOptions, Sampling, load
+from llava_cli import LoadOptions, load
 from llava_cli.choices import compared, read_choices
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
 from tests.processes import SCENE
-
-GREEDY = Sampling(temperature=0, max_tokens=8)
-
-
-def opened(pair, **options):
-    """Open the tiny model without a cache on disk."""
-    settings = LoadOptions(**{"context": 512, "threads": 1, **options})
-    return load(model_path=pair[0], projector_path=pair[1], options=settings, sampling=GREEDY, cache=False)
+from tests.questions import opened
 
 
 @pytest.fixture(scope="module")
 def model(tiny_pair):
     """Open a model that knows nothing, and so gives every choice a chance."""
-    with opened(tiny_pair) as model:
+    with opened(tiny_pair, cache=False) as model:
         yield model
 
 
@@ -88,13 +81,25 @@ def test_nothing_is_left_of_weighing(model):
 
 
 def test_the_picture_is_read_once_for_questions_with_choices_and_without(tiny_pair):
-    with opened(tiny_pair) as model:
+    with opened(tiny_pair, cache=False) as model:
         first = model.choose(SCENE, "What color?", ["red", "blue"]).usage
         second = model.choose(SCENE, "How many?", ["1", "2"]).usage
         reply = model.ask(SCENE, "What color?")
         assert reply.text is not None
     assert (1, 0, 0) == (first.pictures_encoded, second.pictures_encoded, reply.usage.pictures_encoded)
     assert second.reused_cells > 16
+
+
+def test_what_was_read_for_choices_is_kept_on_disk(tiny_pair):
+    """A later process asks about the same picture: nothing of it is read again."""
+
+    def usage():
+        with opened(tiny_pair) as model:
+            return model.choose(SCENE, "What color?", ["red", "blue"]).usage
+
+    first, later = usage(), usage()
+    assert (1, 0) == (first.pictures_encoded, later.pictures_encoded)
+    assert later.reused_cells > 16 > first.reused_cells == 0
 
 
 def test_a_question_with_choices_may_follow_turns(model):
@@ -121,10 +126,10 @@ def test_a_prompt_without_room_for_the_choices_is_refused(model):
 
 
 def test_a_choice_may_be_longer_than_a_batch(tiny_pair):
-    with opened(tiny_pair, ubatch=64) as model:
+    with opened(tiny_pair, cache=False, ubatch=64) as model:
         assert model._llama.n_batch < 200
         decision = model.choose(SCENE, "What color?", ["blue " * 200, "red"])
-    with opened(tiny_pair) as model:
+    with opened(tiny_pair, cache=False) as model:
         whole = model.choose(SCENE, "What color?", ["blue " * 200, "red"])
     assert decision.choices[0].tokens == whole.choices[0].tokens > 200
     assert decision.choices[0].log_probability == pytest.approx(whole.choices[0].log_probability, rel=1e-3)

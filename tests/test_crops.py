@@ -8,7 +8,7 @@ from llava_cli.errors import LlavaError, UsageError
 from llava_cli.pictures import open_picture
 from llava_cli.sheets import require_writable, write_sheet
 from tests.drawings import patches
-from tests.processes import SCENE, files_of, llava
+from tests.processes import SCENE, files_of
 from tests.questions import picture
 from tests.tiny_model import write_tiny_pair
 
@@ -92,11 +92,11 @@ def test_a_full_disk_is_an_error(tmp_path):
     assert 6 == refusal.value.exit_code
 
 
-def test_ask_looks_at_the_crop_and_writes_what_the_model_sees_of_it(tiny_pair, tmp_path):
+def test_ask_looks_at_the_crop_and_writes_what_the_model_sees_of_it(here, tiny_pair, tmp_path):
     from llava_cli.vision import square_pixels
 
     seen = tmp_path / "seen.png"
-    done = llava(
+    done = here(
         "ask", SCENE, "What color?", "-n", "4", "--crop", "0%,0%,45%,100%", "--show-input", seen, *files_of(tiny_pair)
     )
     assert (0, [seen]) == (done.returncode, list(tmp_path.iterdir()))
@@ -104,9 +104,9 @@ def test_ask_looks_at_the_crop_and_writes_what_the_model_sees_of_it(tiny_pair, t
     assert square_pixels(part, 56) == open_picture(seen).rgb
 
 
-def test_of_a_llava_1_6_the_tiles_are_shown_too(tmp_path):
+def test_of_a_llava_1_6_the_tiles_are_shown_too(here, tmp_path):
     pair = write_tiny_pair(tmp_path, pinpoints=(56, 112, 112, 56, 112, 112))
-    done = llava("ask", SCENE, "What color?", "-n", "4", "--show-input", tmp_path / "seen.png", *files_of(pair))
+    done = here("ask", SCENE, "What color?", "-n", "4", "--show-input", tmp_path / "seen.png", *files_of(pair))
     shown = open_picture(tmp_path / "seen.png")
     assert (0, 56, 0) == (done.returncode, shown.height, (shown.width + 8) % 64)
     assert shown.width > 56

@@ -254,3 +254,14 @@ def test_logits_that_are_no_numbers_are_an_error_and_not_an_answer(tiny_pair, tm
         engine.ask(user("What color?", picture(1)))
     assert (7, ["looking", "reading"]) == (caught.value.exit_code, engine.stages)
     engine.llama.close()
+
+
+def test_after_a_rewind_a_question_is_read_whole_as_in_a_new_process(engine):
+    """Words that two questions begin with would else be read in other company, which may change an answer's bits."""
+    reused = []
+    for question in ("What is red?", "What is blue?", "Is it a star?"):
+        engine.handler.rewind()
+        engine.ask(user(question, picture(1)))
+        reused.append(engine.reading.reused)
+    assert (0, reused[2], 1) == (reused[0], reused[1], engine.stages.count("looking"))
+    assert reused[2] > PICTURE_CELLS

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from llava_cli import cli
 from llava_cli.history import History
 from llava_cli.pictures import open_picture
 from llava_cli.render import sanitise
@@ -24,19 +22,6 @@ from tests.turns import a_turn
 ANSWER = ("-t", "0", "-n", "8")
 CUT = "note: the answer was cut at its longest length; -n allows more tokens\n"
 HOSTILE = "\x1b]52;c;ZXZpbA==\x07\x9b31m\u202etxt\x1b[2J[b]bold[/b] \x00end\r\nnext"
-
-
-@pytest.fixture
-def here(monkeypatch, capsys):
-    """Return what runs `llava` in this process: quicker, for what opens no model."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["llava", *map(str, arguments)])
-        code = cli._run()
-        written = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, written.out, written.err)
-
-    return run
 
 
 @pytest.fixture
@@ -156,7 +141,7 @@ def test_the_system_prompt_of_a_chat_stays_unless_another_is_given(tiny_pair):
         (2, ["ask", "-c", "What?"], "no chat to go on with"),
         (2, ["ask", "-c"], "Missing argument 'QUESTION'"),
         (2, ["ask"], "Missing argument 'PICTURE'"),
-        (2, ["ask", "-c", SCENE], "that is a file, and with -c one argument is the question"),
+        (2, ["ask", "-c", SCENE], "that is a picture, and with -c one argument is the question"),
         (2, ["log", "show"], "nothing was asked yet"),
         (2, ["log", "show", "7"], "nothing was asked yet|there is no turn 7"),
         (2, ["log", "replay", "7"], "there is no turn 7"),

@@ -52,6 +52,7 @@ def test_commands_stand_between_the_rooms_and_the_command_line(command):
         ["--help"],
         ["ask", "--help"],
         ["chat", "--help"],
+        ["run", "--help"],
         ["pull", "--help"],
         ["--version"],
         [],

@@ -9,7 +9,7 @@ from llava_cli import settings, templates
 from llava_cli.commands.completion import template_names
 from llava_cli.errors import UsageError
 from llava_cli.templates import Template
-from tests.processes import SCENE, llava
+from tests.processes import SCENE
 
 FULL = Template("What is it?", "Be brief.", "shapes", 0.0, 20, 7, 0.9, {"type": "integer"})
 
@@ -90,23 +90,23 @@ def test_the_shell_offers_their_names(directory):
     assert ["alt-text", "count"] == [name for name, _ in template_names("")]
 
 
-def test_a_template_is_saved_listed_shown_used_and_removed():
+def test_a_template_is_saved_listed_shown_used_and_removed(here):
     how = ("-m", "shapes", "-t", "0", "--schema", "int")
-    assert "saved count; ask with it: llava ask photo.jpg --template count\n" == llava(
+    assert "saved count; ask with it: llava ask photo.jpg --template count\n" == here(
         "template", "save", "count", "How many shapes are there?", *how
     ).stdout  # fmt: skip
     expected = {
         "name": "count", "question": "How many shapes are there?", "model": "shapes", "temperature": 0.0,
         "schema": {"type": "integer"},
     }  # fmt: skip
-    assert expected == json.loads(llava("template", "show", "count", "--json").stdout)
-    assert [expected] == json.loads(llava("template", "list", "--json").stdout)
-    done = llava("ask", SCENE, "--template", "count")
+    assert expected == json.loads(here("template", "show", "count", "--json").stdout)
+    assert [expected] == json.loads(here("template", "list", "--json").stdout)
+    done = here("ask", SCENE, "--template", "count")
     assert (0, "3\n", "") == (done.returncode, done.stdout, done.stderr)
-    other = llava("ask", SCENE, "What color is the circle?", "--template", "count", "--choices", "red,blue")
+    other = here("ask", SCENE, "What color is the circle?", "--template", "count", "--choices", "red,blue")
     assert (0, "red 1.00\n") == (other.returncode, other.stdout)
-    assert "removed count\n" == llava("template", "rm", "count").stdout
-    gone = llava("ask", SCENE, "--template", "count")
+    assert "removed count\n" == here("template", "rm", "count").stdout
+    gone = here("ask", SCENE, "--template", "count")
     assert (2, "") == (gone.returncode, gone.stdout)
 
 
@@ -117,6 +117,6 @@ def test_a_template_beats_the_config_file_and_flags_beat_it(monkeypatch):
     assert (0.5, 3) == (chosen.sampling.temperature, chosen.sampling.max_tokens)
 
 
-def test_nothing_to_keep_is_a_usage_error():
-    done = llava("template", "save", "empty")
+def test_nothing_to_keep_is_a_usage_error(here):
+    done = here("template", "save", "empty")
     assert (2, True) == (done.returncode, "nothing to keep" in done.stderr)

@@ -191,10 +191,12 @@ def _arguments(arguments: Sequence[str], go_on: bool, kept: str | None) -> tuple
         hint = f'llava ask -c {shlex.quote(pictures[0])} "…"'
         raise UsageError(pictures[0], "that is a picture, and with -c one argument is the question", hint=hint)
     if [*pictures, question].count("-") > 1:
-        raise UsageError(
-            "stdin", "it cannot be two things at once", hint="- may stand once: for a picture, or the question"
-        )
-    return pictures, question
+        hint = "- may stand once: for a picture, or the question"
+        raise UsageError("stdin", "it cannot be two things at once", hint=hint)
+    question = read_stdin("question").decode("utf-8", "replace") if question == "-" else question
+    if not question.strip():
+        raise UsageError("question", "it is empty", hint='say what you want to know: llava ask photo.jpg "…"')
+    return pictures, question.strip()
 
 
 def _shape(
@@ -210,8 +212,8 @@ def _shape(
         kept = replace(kept, schema=read_schema(schema).schema, choices=None)
     if choices is not None:
         kept = replace(kept, schema=None, choices=read_choices(choices))
-    if exit_code and kept.choices is None:
-        raise UsageError("--exit-code", "it needs choices", hint="--choices yes,no --exit-code")
+    if exit_code and not 2 <= len(kept.choices or ()) <= 116:
+        raise UsageError("--exit-code", "it needs choices, 116 at most", hint="--choices yes,no --exit-code")
     if kept.choices is not None and (idle := [name for name, value in drawing.items() if value is not None]):
         raise UsageError(idle[0], "with choices nothing is drawn", hint="leave it out")
     return None if kept.schema is None else AnswerSchema(kept.schema), kept.choices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -34,7 +35,7 @@ def save(
 ) -> None:
     """Keep a question, and how to ask it; what is left out stays open. One of that name is replaced.
 
-    llava template save alt-text -s "You write alt texts." "Describe this picture in one sentence." -t 0
+    llava template save alt-text "Describe this picture in one sentence." -t 0
 
     llava ask photo.jpg --template alt-text
     """
@@ -68,10 +69,11 @@ def list_(as_json: options.Json = False, plain: options.Plain = False) -> None:
     if as_json:
         output.write(json.dumps([{"name": name, **facts} for name, facts in kept.items()], indent=2) + "\n")
         return
-    rows = [(name, facts.pop("question", ""), json.dumps(facts)) for name, facts in kept.items()]
+    written = _in_words if output.rich else json.dumps
+    rows = [(name, facts.pop("question", ""), written(facts)) for name, facts in kept.items()]
     if not rows:
         output.note("there are no templates yet: llava template save NAME QUESTION")
-    output.table(("name", "question", "with"), rows, (str, str, _shown))
+    output.table(("name", "question", "with"), rows, (str, str, str))
 
 
 @app.command()
@@ -84,7 +86,7 @@ def show(name: options.TemplateName, as_json: options.Json = False) -> None:
         Output().write(json.dumps({"name": name, **facts}, indent=2) + "\n")
         return
     for key, value in facts.items():
-        Output().styled(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+        Output().styled(f"{key}: {_written(value)}")
 
 
 @app.command()
@@ -106,5 +108,9 @@ def _facts(output: Output, name: str) -> dict[str, Any]:
         return {}
 
 
-def _shown(facts: str) -> str:
-    return ", ".join(f"{key} {value}" for key, value in json.loads(facts).items())
+def _in_words(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {_written(value)}" for key, value in facts.items())
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
