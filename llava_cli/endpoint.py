@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from llava_cli.errors import ContextTooSmall, DownloadFailed, EngineFailed, LlavaError, ModelMissing, UsageError
+from llava_cli.errors import ContextTooSmall, EngineFailed, LlavaError, ModelMissing, ServerFailed, UsageError
 from llava_cli.fetching import is_address
 
 _LONGEST_WORDS = 300
@@ -128,12 +128,12 @@ _KEY = "the variable of the environment that holds it"
 _THERE = "the server itself knows more: look at what it says"
 
 
-def unreachable(why: str, hint: str = _ADDRESS) -> DownloadFailed:
+def unreachable(why: str, hint: str = _ADDRESS) -> ServerFailed:
     """Return the failure of a server that did not begin to answer."""
-    return DownloadFailed(_SERVER, why, hint=hint)
+    return ServerFailed(_SERVER, why, hint=hint)
 
 
-def not_a_server(endpoint: Endpoint) -> DownloadFailed:
+def not_a_server(endpoint: Endpoint) -> ServerFailed:
     """Return the failure of a server that answers, but not as an OpenAI-compatible one does."""
     return unreachable(f"{endpoint.host} answers, but not as an OpenAI-compatible server does")
 

@@ -6,8 +6,9 @@ LlavaError                  1   unexpected
 ├── ModelUnusable           4   a model file that is wrong
 │   └── ModelMissing        4   a model that is unknown or not on disk
 ├── DownloadFailed          5
+├── ServerFailed            5   another server does not answer
 ├── NotEnoughRoom           6   memory or disk
-├── EngineFailed            7   llama.cpp gave up, or gave something that cannot be right
+├── EngineFailed            7   llama.cpp or another server gave up, or gave something that cannot be right
 │   └── ContextTooSmall     7   the prompt does not fit
 ├── AnswerUnfit             8   the answer is not what was asked for: a schema, or that of last time
 ├── LogUnusable             1   the log cannot be read or written
@@ -48,6 +49,10 @@ class ModelMissing(ModelUnusable):
 
 
 class DownloadFailed(LlavaError):
+    exit_code = 5
+
+
+class ServerFailed(LlavaError):
     exit_code = 5
 
 

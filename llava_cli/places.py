@@ -14,6 +14,7 @@ from llava_cli.settings import LoadOptions, Sampling, Settings
 if TYPE_CHECKING:
     from llava_cli.handler import StageListener
     from llava_cli.model import Model
+    from llava_cli.prefix_cache import PrefixCache
     from llava_cli.remote_model import RemoteModel
 
 
@@ -43,7 +44,7 @@ class Place(Protocol):
 
 
 def place_of(
-    chosen: Settings, on_stage: StageListener, *, cache: bool = True, own: Mapping[str, Any] | None = None
+    chosen: Settings, on_stage: StageListener, *, cache: bool | PrefixCache = True, own: Mapping[str, Any] | None = None
 ) -> Here | There:
     """Return the place that the settings choose; `own` are files of the user's own here, as `load` takes them."""
     if chosen.endpoint:
@@ -58,7 +59,7 @@ class Here:
     options: LoadOptions
     sampling: Sampling
     on_stage: StageListener
-    cache: bool
+    cache: bool | PrefixCache
     own: Mapping[str, Any] = field(default_factory=dict)
     is_here = True
 

@@ -37,6 +37,12 @@ class Recipe:
         parameters = {**vars(chosen.sampling), **load}
         return cls(spec.full_name, model_bytes, projector_bytes, spec.layout, chosen.system, parameters)
 
+    @classmethod
+    def at(cls, endpoint: str, model: str, chosen: Settings) -> Recipe:
+        """Take it for a model of the server at `endpoint`, of which nothing but its name is known."""
+        parameters = {**vars(chosen.sampling), "detail": chosen.load.detail, "endpoint": endpoint}
+        return cls(model, 0, 0, "", chosen.system, parameters)
+
     def key(self, picture: str, question: str) -> str:
         """Name the answer to a question about a picture, by its sha256; an empty one names that there is none."""
         whole = json.dumps({**vars(self), "picture": picture, "question": question}, sort_keys=True)

@@ -49,7 +49,7 @@ def connect(
 ) -> RemoteModel:
     """Return the model called `name` of the server at `address`; without a name, the only one it has.
 
-    `api_key_env` names the variable of the environment that holds the key. Raise `DownloadFailed` when the server
+    `api_key_env` names the variable of the environment that holds the key. Raise `ServerFailed` when the server
     cannot be reached, `ModelMissing` when it has no such model. `on_stage` hears `asking`, `pausing` and `writing`.
     """
     model = RemoteModel(find_endpoint(address, api_key_env), name, sampling or Sampling(), detail, on_stage, patience)
@@ -162,6 +162,9 @@ class RemoteModel:
     def count(self, _messages: Sequence[Mapping[str, Any]]) -> int:
         """Return how many tokens the last question and its answer took, as the server counted; 0 if it did not."""
         return self._counted
+
+    def rewind(self) -> None:
+        """Do nothing: every question comes to a server as if alone."""
 
     def prepare(self, _picture: PictureSource) -> None:
         """Do nothing: a server looks at a picture when it is asked about it."""

@@ -21,7 +21,7 @@ from llava_cli.stopping import ctrl_c_stops
 from llava_cli.tasks import Task
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model
+    from llava_cli.chat import Opened
     from llava_cli.reply import Reply
 
 OF_ONE_TASK = (UnreadablePicture, DownloadFailed, ContextTooSmall)
@@ -65,7 +65,7 @@ class Run:
 
     def __init__(
         self,
-        open_model: Callable[[], AbstractContextManager[Model]],
+        open_model: Callable[[], AbstractContextManager[Opened]],
         open_picture: Callable[[str], Picture],
         recipe: Recipe,
         record: Record,
@@ -77,7 +77,7 @@ class Run:
         self._open_model, self._open_picture = open_model, open_picture
         self._recipe, self._record, self._listener = recipe, record, listener
         self._by_file = by_file
-        self._model: Model | None = None
+        self._model: Opened | None = None
         self._stopped = threading.Event()
         self._resources: ExitStack
 

@@ -310,3 +310,13 @@ def test_a_reader_that_leaves_stops_a_server_that_says_nothing(server):
         complaints = process.stderr.read()
     assert (141, b"") == (process.returncode, complaints)
     assert server.left.wait(30)
+
+
+def test_a_run_asks_the_server_and_is_gone_on_with(server, tmp_path):
+    options = ("--endpoint", server.url, "-m", "good", "-o", tmp_path / "out.jsonl")
+    done = llava("run", SCENE, "What color?", *options)
+    line = json.loads((tmp_path / "out.jsonl").read_text())
+    assert (0, "The circle is red.") == (done.returncode, line["answer"])
+    count = len(server.asked)
+    again = llava("run", SCENE, "What color?", *options)
+    assert (0, count, True) == (again.returncode, len(server.asked), "1 were there already" in again.stderr)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
-from llava_cli.commands.pull import offer
+from llava_cli.commands.placing import placed
 from llava_cli.commands.streams import read_stdin
 from llava_cli.errors import RunIncomplete, UsageError
 from llava_cli.render import Output
 
 if TYPE_CHECKING:
     from llava_cli.model import Model
+    from llava_cli.places import Here, There
+    from llava_cli.remote_model import RemoteModel
     from llava_cli.results import Record, Shape
     from llava_cli.run import Tally
     from llava_cli.run_display import RunDisplay
@@ -32,6 +35,7 @@ _OUT, _ROWS, _PART = "Output", "Rows", "Part of it"
 
 
 def run(
+    typed: typer.Context,
     pictures: Annotated[
         list[str] | None,
         typer.Argument(
@@ -97,6 +101,8 @@ def run(
     question_field: Annotated[str, typer.Option(help="What asks.", rich_help_panel=_ROWS)] = "question",
     answer_field: Annotated[str, typer.Option(help="What the answer is called.", rich_help_panel=_ROWS)] = "answer",
     model: options.Model = None,
+    endpoint: options.Endpoint = None,
+    api_key_env: options.ApiKeyEnv = None,
     system: options.System = None,
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
@@ -144,11 +150,14 @@ def run(
             "model": model, "system": system, "temperature": temperature, "max_tokens": max_tokens,
             "seed": seed, "top_p": top_p, "detail": detail, "context": context, "threads": threads,
             "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
-            "memory_check": memory_check,
+            "memory_check": memory_check, "endpoint": endpoint, "api_key_env": api_key_env,
         }
     )  # fmt: skip
+    options.check_endpoint(chosen, typed)
     with Output(plain=plain, quiet=quiet) as output:
         from llava_cli import inventory
+        from llava_cli.endpoint import find_endpoint
+        from llava_cli.places import Here
         from llava_cli.recipe import Recipe
         from llava_cli.results import Shape
         from llava_cli.run import Run
@@ -166,11 +175,14 @@ def run(
         if asked.search.left_out:
             output.note(f"files in these folders that are no pictures, and are left out: {asked.search.left_out}")
 
-        files = {"model_path": model_path, "projector_path": projector_path, "prompt_layout": prompt_layout}
-        if model_path is None and projector_path is None:
-            offer(chosen.model, chosen, output, yes=yes)
-        spec = inventory.spec_of(chosen.model, model_path, projector_path, prompt_layout)
-        recipe = Recipe.of(spec, find_weights(spec), chosen)
+        own = options.own_files(model_path, projector_path, prompt_layout)
+        place, name = placed(chosen, output, output.stage, model=model, endpoint=endpoint, own=own, yes=yes)
+        output.end_stage()
+        if isinstance(place, Here):
+            spec = inventory.spec_of(name, model_path, projector_path, prompt_layout)
+            recipe = Recipe.of(spec, find_weights(spec), chosen)
+        else:
+            recipe = Recipe.at(find_endpoint(place.address).url, name, chosen)
         texts = None if sidecar is None else Sidecars(sidecar, tasks)
         # Lines on a terminal show how it goes by themselves.
         is_seen = output_file is None and texts is None and sys.stdout is not None and sys.stdout.isatty()
@@ -179,7 +191,7 @@ def run(
             RunDisplay(output, has_bar=not is_seen) as display,
         ):
             walk = Run(
-                partial(_opened_model, chosen, files, cache, display),
+                partial(_opened_model, place, name, cache, display),
                 partial(open_source, frame=frame, allow_truncated=allow_truncated),
                 recipe,
                 record,
@@ -260,17 +272,16 @@ def _read(path: Path) -> bytes:
 
 
 @contextmanager
-def _opened_model(
-    chosen: settings.Settings, files: Mapping[str, Any], cache: bool, display: RunDisplay
-) -> Iterator[Model]:
-    from llava_cli.model import load
-    from llava_cli.prefix_cache import PrefixCache
+def _opened_model(place: Here | There, name: str, cache: bool, display: RunDisplay) -> Iterator[Model | RemoteModel]:
+    from llava_cli.places import Here
 
-    size = chosen.load.cache_size
-    kept = PrefixCache(size=size, keeps_prefixes=False) if cache and size else False
-    with load(
-        chosen.model, **files, options=chosen.load, sampling=chosen.sampling, on_stage=display.stage, cache=kept
-    ) as opened:
+    place = replace(place, on_stage=display.stage)
+    if isinstance(place, Here):
+        from llava_cli.prefix_cache import PrefixCache
+
+        size = place.options.cache_size
+        place = replace(place, cache=PrefixCache(size=size, keeps_prefixes=False) if cache and size else False)
+    with place.open(name) as opened:
         said = opened.notes
         for note in said:
             display.note(note)
