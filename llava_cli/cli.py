@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,16 +15,19 @@ from llava_cli.commands import cache, log, options, template
 from llava_cli.commands.ask import ask
 from llava_cli.commands.bench import bench
 from llava_cli.commands.chat import chat
-from llava_cli.commands.completion import join_words_of_bash
 from llava_cli.commands.config import config, use
 from llava_cli.commands.doctor import doctor
+from llava_cli.commands.help import help_
+from llava_cli.commands.look import shown
 from llava_cli.commands.models import models, show
 from llava_cli.commands.pull import pull
 from llava_cli.commands.rm import rm
 from llava_cli.commands.run import run
+from llava_cli.commands.shell_scripts import teach_typer
 from llava_cli.commands.verify import verify
 from llava_cli.errors import LlavaError, ReaderGone, Stopped, UsageError
 from llava_cli.render import Output
+from llava_cli.standard_output import give_up, guard
 
 _EXAMPLES = """\
 llava asks LLaVA models about pictures, on this computer.
@@ -73,23 +76,44 @@ app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
 app.add_typer(template.app, name="template", rich_help_panel="Memory")
 for about_the_machine in (doctor, bench, config):
     app.command(rich_help_panel="Machine")(about_the_machine)
+app.command("help", rich_help_panel="Machine")(help_)
+
+
+def _look_the_same(commands: typer.Typer) -> None:
+    """Give all commands the same options for how they show what they have to say."""
+    for declared in (*commands.registered_commands, commands.registered_callback):
+        if declared is not None and declared.callback not in (None, llava):
+            declared.callback = shown(declared.callback)
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            _look_the_same(group.typer_instance)
+
+
+_look_the_same(app)
 
 
 def main() -> None:
     """Run the command line; the one place that turns errors into messages and exit codes."""
-    sys.exit(_run())
+    guard()
+    code = _run()
+    try:
+        sys.stdout.flush()
+    except LlavaError as error:
+        give_up()
+        code = code or error.exit_code
+    sys.exit(code)
 
 
 def _run() -> int:
     output = Output()
-    join_words_of_bash()
+    if any("completion" in word for word in sys.argv[1:]):
+        teach_typer()
     try:
         return _exit_code(app(standalone_mode=False, prog_name="llava"))
     except typer.Exit as error:
         return error.exit_code
     except ReaderGone as error:
-        # Python would complain again while it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        give_up()
         return error.exit_code
     except LlavaError as error:
         if os.environ.get("LLAVA_DEBUG"):
@@ -101,11 +125,22 @@ def _run() -> int:
     except Exception as error:
         if os.environ.get("LLAVA_DEBUG"):
             raise
+        if hasattr(error, "format_message") and not error.format_message():
+            return 2  # a group of commands alone has shown its help
         if hasattr(error, "format_message"):
             # What typer raises for a command line it cannot parse.
-            return _show(output, UsageError("usage", error.format_message()))
+            return _show(output, _usage_error(error))
         why = f"{type(error).__name__}: {error}"
         return _show(output, LlavaError("unexpected", why, hint="LLAVA_DEBUG=1 shows where; please report it"))
+
+
+def _usage_error(error: Any) -> UsageError:
+    """Say what typer says of a command line, and how the command is used."""
+    path = error.ctx.command_path if getattr(error, "ctx", None) is not None else "llava"
+    if possible := getattr(error, "possibilities", None):
+        hint = f"did you mean {' or '.join(sorted(possible))}? {path} --help shows all"
+        return UsageError("usage", error.message.rstrip("."), hint=hint)
+    return UsageError("usage", error.format_message().rstrip("."), hint=f"{path} --help")
 
 
 def _show(output: Output, error: LlavaError) -> int:

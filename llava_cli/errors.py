@@ -16,6 +16,23 @@ LlavaError                  1   unexpected
 └── Stopped               130   the user pressed Ctrl-C
 """
 
+EXIT_CODES = {
+    0: "the answer is there",
+    1: "unexpected: a bug, or stdout cannot be written",
+    2: "usage: the command line makes no sense",
+    3: "a picture that cannot be used",
+    4: "a model that is missing, unknown or unusable",
+    5: "a download or another server failed",
+    6: "not enough memory or disk",
+    7: "the engine failed, or its context is too small",
+    8: "the answer does not satisfy its schema, or a replayed one is another",
+    9: "a run has ended, and some of its pictures have no answer",
+    10: "and above, only with --exit-code: 10 and the place of the choice, from 0; the first choice is 0",
+    130: "interrupted by Ctrl-C",
+    141: "the reader of stdout has left",
+    143: "terminated",
+}
+
 
 class LlavaError(Exception):
     """Carry what went wrong (`what`), why (`why`), and the step that mends it (`hint`)."""

@@ -14,7 +14,7 @@ import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
-from llava_cli.commands.completion import template_names
+from llava_cli.commands.completion import picture_files, template_names
 from llava_cli.commands.placing import placed
 from llava_cli.commands.streams import read_stdin
 from llava_cli.errors import UnreadablePicture, UsageError
@@ -36,6 +36,7 @@ def ask(
         list[str] | None,
         typer.Argument(
             metavar="PICTURE... [QUESTION]",
+            autocompletion=picture_files,
             help="Pictures: files, http(s) addresses, data: URLs, clip: (the clipboard) or - (stdin). Then what you "
             "want to know; - reads it from stdin. With -c, pictures may be left out.",
             show_default=f"question: {settings.DEFAULT_QUESTION}",

@@ -11,6 +11,7 @@ import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
+from llava_cli.commands.completion import chat_names, picture_files
 from llava_cli.commands.placing import placed
 from llava_cli.errors import UsageError
 from llava_cli.render import Output
@@ -23,6 +24,7 @@ def chat(
         typer.Argument(
             metavar="[PICTURE]...",
             help="Pictures to begin with: files, http(s) addresses or clip:.",
+            autocompletion=picture_files,
             show_default=False,
         ),
     ] = None,
@@ -30,7 +32,11 @@ def chat(
     name: Annotated[
         str,
         typer.Option(
-            "--chat", metavar="NAME", help="Go on with the chat of this name, or begin it.", show_default=False
+            "--chat",
+            metavar="NAME",
+            help="Go on with the chat of this name, or begin it.",
+            show_default=False,
+            autocompletion=chat_names,
         ),
     ] = "",
     model: options.Model = None,

@@ -15,6 +15,7 @@ import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
+from llava_cli.commands.completion import picture_files
 from llava_cli.commands.placing import placed
 from llava_cli.errors import AnswerUnfit, UsageError
 from llava_cli.render import Output
@@ -36,7 +37,13 @@ def log(
         str, typer.Option("--query", "-q", help="Only where all these words stand.", show_default=False)
     ] = "",
     picture: Annotated[
-        str | None, typer.Option("--picture", "-p", help="Only what was asked about this picture, whatever its name.")
+        str | None,
+        typer.Option(
+            "--picture",
+            "-p",
+            help="Only what was asked about this picture, whatever its name.",
+            autocompletion=picture_files,
+        ),
     ] = None,
     count: Annotated[int, typer.Option("-n", min=0, help="How many at most; 0: all.")] = 20,
     as_json: options.Json = False,

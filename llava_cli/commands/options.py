@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from llava_cli import settings
-from llava_cli.commands.completion import model_names, template_names
+from llava_cli.commands.completion import any_files, model_names, template_names
 from llava_cli.errors import UsageError
 
 _LOAD, _SAMPLING = settings.LoadOptions(), settings.Sampling()
@@ -64,6 +64,7 @@ Schema = Annotated[
     typer.Option(
         metavar="FILE|JSON|FIELDS",
         help="Answer in JSON that satisfies this JSON schema; in short: 'color, count int'.",
+        autocompletion=any_files,
         rich_help_panel="Shape of the answer",
     ),
 ]
@@ -83,8 +84,10 @@ GoOn = Annotated[
 Log = Annotated[bool | None, typer.Option("--log/--no-log", help="Write it down in the log.", show_default="--log")]
 
 Stats = Annotated[bool, typer.Option("--stats", help="Print one line of numbers to stderr.")]
-Plain = Annotated[bool, typer.Option("--plain", help="No Markdown, colours or moving lines.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No stages and notes on stderr.")]
+LOOK = "How it looks"
+"""The panel of these, which all commands have (`commands/look.py`)."""
+Plain = Annotated[bool, typer.Option("--plain", help="No Markdown, colours or moving lines.", rich_help_panel=LOOK)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No stages and notes on stderr.", rich_help_panel=LOOK)]
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 Endpoint = Annotated[
@@ -107,9 +110,13 @@ ApiKeyEnv = Annotated[
     ),
 ]
 
-ModelPath = Annotated[Path | None, typer.Option(help="A model file (GGUF) on disk.", rich_help_panel="Your own files")]
+ModelPath = Annotated[
+    Path | None,
+    typer.Option(help="A model file (GGUF) on disk.", autocompletion=any_files, rich_help_panel="Your own files"),
+]
 ProjectorPath = Annotated[
-    Path | None, typer.Option(help="Its projector file (mmproj GGUF).", rich_help_panel="Your own files")
+    Path | None,
+    typer.Option(help="Its projector file (mmproj GGUF).", autocompletion=any_files, rich_help_panel="Your own files"),
 ]
 PromptLayout = Annotated[
     str | None,
@@ -140,7 +147,10 @@ Crop = Annotated[
 ShowInput = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.png", help="Write exactly what the model sees of the picture.", rich_help_panel="Picture"
+        metavar="FILE.png",
+        help="Write exactly what the model sees of the picture.",
+        autocompletion=any_files,
+        rich_help_panel="Picture",
     ),
 ]
 Frame = Annotated[int, typer.Option(help="Which frame or page of an animation, from 0.", rich_help_panel="Picture")]

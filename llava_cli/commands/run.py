@@ -16,6 +16,7 @@ import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
+from llava_cli.commands.completion import any_files
 from llava_cli.commands.placing import placed
 from llava_cli.commands.streams import read_stdin
 from llava_cli.errors import RunIncomplete, UsageError
@@ -42,12 +43,18 @@ def run(
             metavar="PICTURES",
             help="Files, folders, patterns, addresses, - (a list of names on stdin) or a file of rows (.jsonl, .csv,"
             " .tsv). The last one is the question, unless there is but one.",
+            autocompletion=any_files,
             show_default=False,
         ),
     ] = None,
     ask: Annotated[
         str | None,
-        typer.Option("--ask", metavar="FILE", help="Ask every question in this file, one on a line; - is stdin."),
+        typer.Option(
+            "--ask",
+            metavar="FILE",
+            help="Ask every question in this file, one on a line; - is stdin.",
+            autocompletion=any_files,
+        ),
     ] = None,
     null: Annotated[
         bool, typer.Option("-0", "--null", help="The names on stdin end with a zero byte, as find -print0 has it.")
@@ -58,6 +65,7 @@ def run(
             "--output",
             "-o",
             metavar="FILE",
+            autocompletion=any_files,
             help="Write to this file: .jsonl, .csv or .tsv. If it is there, go on with it.",
             show_default="stdout",
             rich_help_panel=_OUT,
