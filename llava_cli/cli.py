@@ -116,15 +116,13 @@ def _run() -> int:
         give_up()
         return error.exit_code
     except LlavaError as error:
-        if os.environ.get("LLAVA_DEBUG"):
-            raise
+        _show_where(error, output)
         return _show(output, error)
     except (KeyboardInterrupt, typer.Abort):
         output.end_stage()
         return _as_json(output, Stopped("stopped", "by Ctrl-C"))
-    except Exception as error:
-        if os.environ.get("LLAVA_DEBUG"):
-            raise
+    except Exception as error:  # noqa: BLE001 - a bug, which is told like everything else
+        _show_where(error, output)
         if hasattr(error, "format_message") and not error.format_message():
             return 2  # a group of commands alone has shown its help
         if hasattr(error, "format_message"):
@@ -157,6 +155,12 @@ def _as_json(output: Output, error: LlavaError) -> int:
         with suppress(LlavaError):
             output.write(json.dumps({"error": facts}, indent=2) + "\n")
     return error.exit_code
+
+
+def _show_where(error: Exception, output: Output) -> None:
+    # Not by raising it: Python would show what a server or a file says as it is, control codes and all.
+    if os.environ.get("LLAVA_DEBUG"):
+        output.traceback(error)
 
 
 def _exit_code(result: object) -> int:

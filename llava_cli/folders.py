@@ -57,7 +57,7 @@ class Search:
             if not names:
                 raise UsageError(shown(argument), "nothing fits this pattern", hint="check it with ls")
         for name in names:
-            if is_elsewhere(name) or not Path(name).is_dir():
+            if is_elsewhere(name) or not os.path.isdir(name):  # noqa: PTH112 - no name is too long for it
                 yield Found(name, name)
             else:
                 yield from self._folder(name)
@@ -88,21 +88,31 @@ class Search:
             # Links to folders are not followed: one of them may lead back here.
             if entry.is_dir(follow_symlinks=False):
                 yield from self._walk(path, f"{place}/")
-            elif self._is_picture(entry, path):
+            elif self._takes(entry, path):
                 yield Found(path, place)
 
-    def _is_picture(self, entry: os.DirEntry[str], path: str) -> bool:
-        """Tell it by the name, so that a broken one is missed by nobody; or by what is in it."""
-        if Path(entry.name).suffix.lower() in SUFFIXES:
-            return True
+    def _takes(self, entry: os.DirEntry[str], path: str) -> bool:
         is_own = bool(self.own_suffix) and entry.name.endswith(self.own_suffix)
         if is_own or entry.is_dir() or Path(path).resolve() == self.own:
             return False
-        head = _head(path)
-        # Two letters alone, with which a picture might begin, are none.
-        is_one = len(head) > 11 and sniffing.picture_format(head) is not None
+        is_one = is_picture(path)
         self.left_out += not is_one
         return is_one
+
+
+def is_picture(path: str) -> bool:
+    """Tell a picture by its name, so that a broken one is missed by nobody, or by what is in it."""
+    if Path(path).suffix.lower() in SUFFIXES:
+        return True
+    with opened_file(path) as file:
+        head = b"" if file is None else file.read(_HEAD)
+    # Two letters alone, with which a picture might begin, are none.
+    return len(head) > 11 and sniffing.picture_format(head) is not None
+
+
+def is_missing(name: str) -> bool:
+    """Tell whether an argument names a file or folder that is not there."""
+    return not (is_elsewhere(name) or glob.has_magic(name) or os.path.lexists(name))
 
 
 def listed(data: bytes, *, null: bool) -> list[str]:
@@ -115,11 +125,6 @@ def listed(data: bytes, *, null: bool) -> list[str]:
 def is_elsewhere(name: str) -> bool:
     """Tell whether a picture is named by anything but a file."""
     return is_address(name) or name == "clip:" or name[:5].lower() == "data:"
-
-
-def _head(path: str) -> bytes:
-    with opened_file(path) as file:
-        return b"" if file is None else file.read(_HEAD)
 
 
 @contextmanager

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_EMBEDDINGS, _PREFIX = "embeddings", "prefix"
+_EMBEDDINGS, _PREFIX, _OPENING = "embeddings", "prefix", "opening"
+"""Kinds of entries: a picture's embeddings; the cells up to the first picture; those in front of it, in all prompts."""
 
 _SHAPES_NO_CELL = {"n_ctx", "n_threads", "n_threads_batch", "no_perf"}
 """Fields of llama.cpp's context parameters that may differ. Sums are split by row, not by thread."""
@@ -83,7 +84,8 @@ class PrefixCache:
 
     def pictures(self) -> list[KeptPicture]:
         """List what is kept, by picture, the most recently used first."""
-        entries = sorted(self._files.entries(), key=lambda entry: entry.about["sha256"])
+        of_pictures = [entry for entry in self._files.entries() if entry.kind != _OPENING]
+        entries = sorted(of_pictures, key=lambda entry: entry.about["sha256"])
         kept = []
         for sha256, group in groupby(entries, key=lambda entry: entry.about["sha256"]):
             mine = list(group)
@@ -92,6 +94,10 @@ class PrefixCache:
             prefixes = sum(entry.kind == _PREFIX for entry in mine)
             kept.append(KeptPicture(sha256, latest.about["name"], size, prefixes, max(e.used for e in mine)))
         return sorted(kept, key=lambda picture: picture.used, reverse=True)
+
+    def openings_size(self) -> int:
+        """Return the bytes on disk for system prompts, which stand in front of every picture."""
+        return sum(entry.size for entry in self._files.entries() if entry.kind == _OPENING)
 
     def made_by(self, files: Iterable[Path]) -> list[Entry]:
         """List what was read with one of these model files or projectors."""
@@ -144,24 +150,27 @@ class Shelf:
 
     def lacks(self, prefix: Sequence[Cell]) -> bool:
         """Tell whether `prefix` should be kept and is not."""
-        can = self._keeps_prefixes and self._cells is not None and _PREFIX not in self._failed and bool(prefix)
-        return can and not self._files.has(_PREFIX, self._prefix_key(prefix))
+        kind = _kind_of(prefix)
+        is_wanted = kind not in self._failed and (self._keeps_prefixes or kind == _OPENING)
+        can = self._cells is not None and is_wanted and bool(prefix)
+        return can and not self._files.has(kind, self._prefix_key(prefix))
 
     def keep_prefix(self, prefix: Sequence[Cell], names: Mapping[str, str], cache: KvCache) -> None:
-        """Keep `prefix`, which must be `cache.prefix()`; `cache` forgets what stands behind it."""
-        sha256 = _view_of(prefix).sha256
-        about = {"sha256": sha256, "name": names.get(sha256, "")}
-        self._keep(_PREFIX, self._prefix_key(prefix), about, lambda: cache.save(prefix))
+        """Keep `prefix`, which must be `cache.prefix()` or its opening; `cache` forgets what stands behind it."""
+        view = _view_of(prefix)
+        about = {} if view is None else {"sha256": view.sha256, "name": names.get(view.sha256, "")}
+        self._keep(_kind_of(prefix), self._prefix_key(prefix), about, lambda: cache.save(prefix))
 
     def restore(self, prefix: Sequence[Cell], cache: KvCache) -> bool:
         """Make `cache` hold `prefix` and nothing else, if it is kept; else change nothing."""
         if self._cells is None or not prefix:
             return False
-        state = self._files.read(_PREFIX, self._prefix_key(prefix))
+        state = self._files.read(_kind_of(prefix), self._prefix_key(prefix))
         if state is None or not cache.restore(prefix, state):
             return False
         # They are small and next to go; a new system prompt will want them.
-        self._files.touch(_EMBEDDINGS, self._features_key(_view_of(prefix)))
+        if (view := _view_of(prefix)) is not None:
+            self._files.touch(_EMBEDDINGS, self._features_key(view))
         return True
 
     def _keep(self, kind: str, key: Key, about: dict[str, str], make: Callable[[], bytes | bytearray]) -> None:
@@ -201,8 +210,12 @@ def _runs(cells: Sequence[Cell]) -> Iterator[int | list[str | int]]:
             yield from (cell for cell in run if isinstance(cell, int))
 
 
-def _view_of(prefix: Sequence[Cell]) -> View:
-    return next(cell.view for cell in prefix if isinstance(cell, PictureCell))
+def _view_of(prefix: Sequence[Cell]) -> View | None:
+    return next((cell.view for cell in prefix if isinstance(cell, PictureCell)), None)
+
+
+def _kind_of(prefix: Sequence[Cell]) -> str:
+    return _OPENING if _view_of(prefix) is None else _PREFIX
 
 
 def _cell_facts(llama: Any, model: str | None) -> Key | None:

@@ -25,23 +25,45 @@ class Recipe:
     projector_bytes: int
     layout: str
     system: str | None
+    schema: Mapping[str, Any] | bool | None
+    """What answers are held to."""
+    choices: tuple[str, ...] | None
+    """What there is to choose from."""
     parameters: Mapping[str, Any]
     """What shapes an answer of `Sampling` and `LoadOptions`. What only shapes its last bits or its speed does not
     count: a run that goes on with other threads, or on another machine, is the same run."""
 
     @classmethod
-    def of(cls, spec: ModelSpec, weights: Weights, chosen: Settings) -> Recipe:
+    def of(
+        cls,
+        spec: ModelSpec,
+        weights: Weights,
+        chosen: Settings,
+        *,
+        schema: Mapping[str, Any] | bool | None = None,
+        choices: tuple[str, ...] | None = None,
+    ) -> Recipe:
         """Take it from what is known before a model is opened; `weights` are the files as they were published."""
-        model_bytes, projector_bytes = (path.stat().st_size for path in (weights.model, weights.projector))
+        model_bytes, projector_bytes = weights.model.stat().st_size, weights.projector.stat().st_size
         load = {name: getattr(chosen.load, name) for name in ("detail", "kv", "projector_quant")}
         parameters = {**vars(chosen.sampling), **load}
-        return cls(spec.full_name, model_bytes, projector_bytes, spec.layout, chosen.system, parameters)
+        return cls(
+            spec.full_name, model_bytes, projector_bytes, spec.layout, chosen.system, schema, choices, parameters
+        )  # fmt: skip
 
     @classmethod
-    def at(cls, endpoint: str, model: str, chosen: Settings) -> Recipe:
+    def at(
+        cls,
+        endpoint: str,
+        model: str,
+        chosen: Settings,
+        *,
+        schema: Mapping[str, Any] | bool | None = None,
+        choices: tuple[str, ...] | None = None,
+    ) -> Recipe:
         """Take it for a model of the server at `endpoint`, of which nothing but its name is known."""
         parameters = {**vars(chosen.sampling), "detail": chosen.load.detail, "endpoint": endpoint}
-        return cls(model, 0, 0, "", chosen.system, parameters)
+        return cls(model, 0, 0, "", chosen.system, schema, choices, parameters)
 
     def key(self, picture: str, question: str) -> str:
         """Name the answer to a question about a picture, by its sha256; an empty one names that there is none."""

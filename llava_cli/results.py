@@ -32,8 +32,10 @@ class Line:
     facts: Mapping[str, Any]
     """How it came about."""
     answer: str = ""
+    shape: Any = None
+    """What the answer says if it was held to a schema, or every choice with its probability."""
     error: Mapping[str, Any] | None = None
-    """If there is no answer: `code` (an exit code), `what` and `why`."""
+    """If there is no answer: `exit_code`, `what` and `why`."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,11 @@ class Shape:
         self._is_table = name != "jsonl"
         facts = [f"{fields.facts}_{fact}" for fact in _IN_TABLES] if self._is_table else [fields.facts]
         asked = dict.fromkeys([fields.image, fields.question, *(name for task in tasks for name in task.row)])
-        self._written = {fields.answer, fields.error, *facts}
+        self._written = {*fields.written, *facts}
         if clash := self._written & set(asked):
             why = "the rows have a field of this name, and the run writes one"
             raise UsageError(shown(min(clash)), why, hint="give that field of the rows another name")
-        columns = [*asked, fields.answer, fields.error, *facts]
+        columns = [*asked, *fields.written[:-1], *facts]
         self.format: RowFormat = Table(columns, "\t" if name == "tsv" else ",") if self._is_table else JsonLines()
         first = next(iter(tasks[0].row)) if tasks else fields.image
         self.opening = self.format.header() or self.format.encode({first: ""}).rpartition(b'""')[0]
@@ -77,11 +79,16 @@ class Shape:
         fields, row, facts = self._fields, dict(line.task.row), {"key": line.key, **line.facts}
         if line.error is None:
             row[fields.answer] = line.answer
+            row |= {fields.shape: line.shape} if fields.shape else {}
         else:
             row[fields.error] = _sentence(line.error) if self._is_table else line.error
         if self._is_table:
             picture = facts["picture"] or {}
-            flat = {**facts, **facts["parameters"], "picture": picture.get("sha256"), "file": picture.get("file")}
+            seconds = round(sum(facts["seconds"].values()), 3) if "seconds" in facts else None
+            flat = {
+                **facts, **facts["parameters"],
+                "picture": picture.get("sha256"), "file": picture.get("file"), "seconds": seconds,
+            }  # fmt: skip
             row |= {f"{fields.facts}_{name}": flat.get(name) for name in _IN_TABLES}
         else:
             row[fields.facts] = facts

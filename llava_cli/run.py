@@ -6,25 +6,28 @@ import hashlib
 import itertools
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llava_cli.errors import ContextTooSmall, DownloadFailed, LlavaError, Stopped, UnreadablePicture
+from llava_cli.errors import AnswerUnfit, ContextTooSmall, DownloadFailed, LlavaError, Stopped, UnreadablePicture
 from llava_cli.folders import is_elsewhere, opened_file
 from llava_cli.pictures import LIMITS, Picture
 from llava_cli.recipe import Recipe
 from llava_cli.results import Line, Record
+from llava_cli.schemas import AnswerSchema
 from llava_cli.stopping import ctrl_c_stops
 from llava_cli.tasks import Task
 
 if TYPE_CHECKING:
     from llava_cli.chat import Opened
-    from llava_cli.reply import Reply
+    from llava_cli.reply import Decision, Reply
 
-OF_ONE_TASK = (UnreadablePicture, DownloadFailed, ContextTooSmall)
+_LASTING = ("prompt_cells", "picture_cells", "answer_tokens")
+"""What an answer took that is the same in every run."""
+
+OF_ONE_TASK = (UnreadablePicture, DownloadFailed, ContextTooSmall, AnswerUnfit)
 """What goes wrong with one task and leaves the next ones alone. Anything else ends a run."""
 
 
@@ -76,6 +79,7 @@ class Run:
         """Prepare it; `by_file` is whether `open_picture` makes the same picture of the same file in every run."""
         self._open_model, self._open_picture = open_model, open_picture
         self._recipe, self._record, self._listener = recipe, record, listener
+        self._schema = None if recipe.schema is None else AnswerSchema(recipe.schema)
         self._by_file = by_file
         self._model: Opened | None = None
         self._stopped = threading.Event()
@@ -119,23 +123,23 @@ class Run:
             picture = look.picture()
             facts["picture"] = {
                 "sha256": picture.sha256, "width": picture.width, "height": picture.height, "file": look.file,
+                **({"notes": list(picture.notes)} if picture.notes else {}),
             }  # fmt: skip
-            reply, seconds = self._answer(task.question, picture, recipe.seed(key))
+            reply = self._answer(task.question, picture, recipe.seed(key))
+            shape = _shape(reply)
         except OF_ONE_TASK as error:
             tally.failed += 1
             self._listener.failed(error)
-            told = {"code": error.exit_code, "what": error.what, "why": error.why}
+            told = {"exit_code": error.exit_code, "what": error.what, "why": error.why}
             self._record.write(number, Line(task, failure_key, facts, error=told), failure_key)
             return
-        facts["parameters"] = {**recipe.parameters, "seed": reply.seed}
-        facts["finish_reason"] = reply.finish_reason
-        facts["usage"] = {
-            "prompt_tokens": reply.usage.prompt_cells,
-            "picture_tokens": reply.usage.picture_cells,
-            "answer_tokens": reply.usage.answer_tokens,
-        }
-        facts["seconds"] = round(seconds, 3)
-        self._record.write(number, Line(task, key, facts, reply.text), failure_key)
+        usage = {name: value for name, value in vars(reply.usage).items() if name in _LASTING}
+        seconds = {name: round(getattr(reply.usage, f"{name}_seconds"), 3) for name in ("first_token", "write")}
+        parameters = {**recipe.parameters, "seed": reply.seed}
+        facts |= {
+            "parameters": parameters, "finish_reason": reply.finish_reason, "usage": usage, "seconds": seconds,
+        }  # fmt: skip
+        self._record.write(number, Line(task, key, facts, reply.text, shape), failure_key)
         tally.answered += 1
 
     def _facts(self) -> dict[str, Any]:
@@ -145,22 +149,25 @@ class Run:
             "model": recipe.model,
             "system": recipe.system,
             "parameters": recipe.parameters,
+            **({} if recipe.schema is None else {"schema": recipe.schema}),
         }
 
-    def _answer(self, question: str, picture: Picture, seed: int) -> tuple[Reply, float]:
-        """Return the whole reply, and the seconds it took; raise `Stopped` if it did not come to its end."""
+    def _answer(self, question: str, picture: Picture, seed: int) -> Reply | Decision:
+        """Return the whole answer; raise `Stopped` if it did not come to its end."""
         if self._model is None:
             self._model = self._resources.enter_context(self._open_model())
             self._resources.enter_context(ctrl_c_stops(self))
-        start = time.monotonic()
+        model, recipe = self._model, self._recipe
         # Several questions about a picture share what was read of it, and are answered as if each had come alone.
-        self._model.rewind()
-        reply = self._model.chat(system=self._recipe.system).send(question, picture=picture, seed=seed)
+        model.rewind()
+        if recipe.choices is not None:
+            return model.choose(picture, question, recipe.choices, system=recipe.system)
+        reply = model.chat(system=recipe.system).send(question, picture=picture, schema=self._schema, seed=seed)
         for _ in reply:
             continue
         if reply.finish_reason == "stopped":
             raise Stopped("run", "stopped while answering")
-        return reply, time.monotonic() - start
+        return reply
 
     def _looked_ahead(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Task, _Look]]:
         """Yield each task, its number and its picture, while the next picture is being opened.
@@ -179,6 +186,15 @@ class Run:
 
     def _look(self, group: Sequence[tuple[int, Task]]) -> _Look:
         return _Look(group[0][1], self._open_picture, self._record.pictures if self._by_file else None)
+
+
+def _shape(reply: Reply | Decision) -> Any:
+    """Return what an answer has beside its text; raise `AnswerUnfit` if it does not satisfy its schema."""
+    from llava_cli.reply import Decision
+
+    if isinstance(reply, Decision):
+        return [asdict(choice) for choice in reply.choices]
+    return None if reply.schema is None else reply.parsed
 
 
 class _Look(threading.Thread):

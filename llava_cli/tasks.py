@@ -25,12 +25,14 @@ class Fields:
     image: str = "image"
     question: str = "question"
     answer: str = "answer"
+    shape: str = ""
+    """What else an answer has: `parsed`, `choices` or nothing."""
     error: str = "error"
     facts: str = "llava"
 
     @property
-    def written(self) -> tuple[str, str, str]:
-        return self.answer, self.error, self.facts
+    def written(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.answer, self.shape, self.error, self.facts)))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from PIL import Image
 
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UnreadablePicture, UsageError
 from llava_cli.handler import LlavaChatHandler
+from llava_cli.openai_shapes import read_messages
 from llava_cli.pictures import Picture, open_picture
+from llava_cli.timeline import cells_of
 from tests.gguf_draft import Draft
 
 PICTURE_CELLS = 16
@@ -254,6 +256,25 @@ def test_logits_that_are_no_numbers_are_an_error_and_not_an_answer(tiny_pair, tm
         engine.ask(user("What color?", picture(1)))
     assert (7, ["looking", "reading"]) == (caught.value.exit_code, engine.stages)
     engine.llama.close()
+
+
+def test_an_answer_in_other_tokens_than_its_text_has_is_not_read_again(engine):
+    """Random weights write words in pieces that the tokenizer would not cut them into."""
+    unusual = 0
+    for seed in range(8):
+        question = user("What color?", picture(seed))
+        answer = engine.ask(question, max_tokens=4)
+        held = engine.handler._cache.cells()
+        turns = [question, assistant(answer), user("How many shapes?")]
+        parts = engine.handler.layout.render(read_messages(turns))
+        engine.ask(*turns)
+        if (
+            "\ufffd" not in answer
+            and cells_of(parts, engine.llama, engine.handler._embeddings.view)[: len(held)] != held
+        ):
+            unusual += 1
+            assert len(held) == engine.reading.reused
+    assert unusual > 0
 
 
 def test_after_a_rewind_a_question_is_read_whole_as_in_a_new_process(engine):

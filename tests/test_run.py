@@ -17,6 +17,7 @@ from llava_cli.settings import LoadOptions
 from tests.photos import GREEDY, QUESTION, answers, broken, drawn, fill, here, lines
 from tests.processes import LLAVA, llava
 from tests.questions import kept
+from tests.terminal import Terminal
 
 COUNT, BAD = 40, 3
 
@@ -68,7 +69,9 @@ def test_a_bad_picture_is_a_line_with_an_error_and_the_run_ends_with_nine(whole)
     assert sorted(f"p{number}.png" for number in broken(COUNT, BAD)) == sorted(
         line["error"]["what"].rpartition("/")[2] for line in failed
     )
-    assert [(3, ["code", "what", "why"])] * BAD == [(line["error"]["code"], list(line["error"])) for line in failed]
+    assert [{"exit_code": 3}] * BAD == [
+        {name: value for name, value in line["error"].items() if name not in ("what", "why")} for line in failed
+    ]
     assert COUNT - BAD == sum(bool(line.get("answer")) for line in lines(out))
     first, second = done.stderr.splitlines()
     assert (9, "") == (done.returncode, done.stdout)
@@ -303,6 +306,15 @@ def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(photos, whole, tmp_path
     assert 5 <= count < COUNT
 
 
+def test_a_terminal_shows_how_far_it_is_and_how_long_it_takes(photos, tmp_path):
+    """The bar is gone when the run ends, and Ctrl-C ends it."""
+    with Terminal("run", photos, QUESTION, "-o", tmp_path / "out.jsonl", "-m", "shapes", "-t", "0") as terminal:
+        terminal.wait(r"\d+ of 40 +\d.* left")
+        terminal.send("\x03")
+        terminal.wait(r"\d+ new answers?, .*left\s+stopped; the same command goes on from here\s*$")
+        assert 130 == terminal.end()
+
+
 def test_a_full_disk_is_exit_six_and_leaves_whole_lines(photos, whole, tmp_path):
     out = tmp_path / "out.jsonl"
     command = [*LLAVA, "run", str(photos), QUESTION, "-o", str(out), *GREEDY, "--no-cache"]
@@ -348,12 +360,13 @@ def test_a_file_that_no_run_has_written_is_left_as_it_is(few, tmp_path, name, da
 
 REFUSALS = {
     "nothing": [],
-    "a forgotten question": ["few", "few/p0.png"],
+    "questions where one is meant": ["few", "two.txt"],
     "an empty question": ["few", " "],
     "no picture in it": ["empty", "What?"],
     "a pattern that nothing fits": ["few/*.tiff", "What?"],
     "a list and no stdin for it": ["few", "-0", "What?"],
     "stdin twice": ["-", "--ask", "-"],
+    "a question and questions": ["few", "What is it?", "--ask", "two.txt"],
     "no such questions": ["few", "--ask", "missing.txt"],
     "no questions": ["few", "--ask", "empty.txt"],
     "no such format": ["few", "What?", "-o", "out.xml"],
@@ -362,6 +375,9 @@ REFUSALS = {
     "a shard of none": ["few", "What?", "--shard", "0/3"],
     "a shard beyond": ["few", "What?", "--shard", "4/3"],
     "no ending": ["few", "What?", "--sidecar", "txt"],
+    "a schema and choices": ["few", "What?", "--schema", "int", "--choices", "a,b"],
+    "no such part": ["few", "What?", "--crop", "1,2"],
+    "no such template": ["few", "--template", "missing"],
     "two answers for one text": ["few", "--ask", "two.txt", "--sidecar", ".txt"],
     "rows without pictures": ["rows.jsonl"],
     "rows that are none": ["broken.jsonl"],
@@ -380,13 +396,57 @@ def test_a_refusal_is_two_lines_and_nothing_is_asked(few, tmp_path, monkeypatch,
     (tmp_path / "broken.jsonl").write_text('{"image": "few/p0.png"}\n[1]\n')
     (tmp_path / "answered.csv").write_text("image,answer\nfew/p0.png,yes\n")
     (tmp_path / "asked.jsonl").write_text('{"image": "few/p0.png", "question": "Why?"}\n')
-    code, stdout, stderr = here(*arguments)
+    code, stdout, stderr = here(*arguments, options=("-m", "shapes", "-q"))
     assert (2, "") == (code, stdout), stderr
     first, second = stderr.splitlines()
     assert (first[:7], second[:6]) == ("llava: ", "hint: ")
 
 
+def test_a_folder_that_is_not_there_is_no_picture_that_failed(few, tmp_path):
+    code, _, stderr = here(f"{few}s/", QUESTION, "-o", tmp_path / "out.jsonl")
+    assert (3, 2, False) == (code, len(stderr.splitlines()), (tmp_path / "out.jsonl").exists())
+
+
 # What goes in and out.
+
+
+def test_answers_have_the_shape_that_a_schema_gives_them(few, tmp_path):
+    for _ in range(2):
+        assert 0 == here(few, "How many shapes are there?", "--schema", "int", "-o", tmp_path / "out.jsonl")[0]
+        read = lines(tmp_path / "out.jsonl")
+        assert [(int(line["answer"]), list(line)[2:]) for line in read] == [
+            (line["parsed"], ["answer", "parsed", "llava"]) for line in read
+        ]
+    code, _, stderr = here(few, QUESTION, "--schema", "a, b, c", "-n", "2", "-o", tmp_path / "out.jsonl")
+    assert (9, [8] * 3) == (code, [line["error"]["exit_code"] for line in lines(tmp_path / "out.jsonl")[3:]]), stderr
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_choices_come_with_their_probabilities(few, tmp_path, form):
+    out = tmp_path / f"out.{form}"
+    options = ("-m", "shapes", "-q", "--choices", "yes,no")
+    for _ in range(2):
+        assert 0 == here(few, "Is there a heart?", "-o", out, options=options)[0]
+    with out.open(newline="") as file:
+        rows = lines(out) if form == "jsonl" else list(csv.DictReader(file))
+    for row in rows:
+        choices = row["choices"] if form == "jsonl" else json.loads(row["choices"])
+        assert ["yes", "no"] == [choice["text"] for choice in choices]
+        assert row["answer"] == max(choices, key=lambda choice: choice["probability"])["text"]
+    assert 3 == len(rows)
+
+
+def test_a_template_says_what_is_asked_and_a_crop_what_is_seen(few, tmp_path):
+    from llava_cli import templates
+
+    templates.save("background", templates.Template("What color is the background?", temperature=0.0))
+    options = ("-m", "shapes", "-q", "--template", "background")
+    for crop in ((), ("--crop", "0%,0%,5%,5%"), ("--crop", "0,0,9000,9000")):
+        assert (9 if "9000" in str(crop) else 0) == here(few, "-o", tmp_path / "out.jsonl", *crop, options=options)[0]
+    read = lines(tmp_path / "out.jsonl")
+    assert (9, {"What color is the background?"}) == (len(read), {line["question"] for line in read})
+    assert 6 == len({line["llava"]["picture"]["sha256"] for line in read[:6]})
+    assert all("reaches beyond" in line["error"]["why"] for line in read[6:])
 
 
 def test_names_come_through_stdin_with_lines_or_zero_bytes_between(few, tmp_path):

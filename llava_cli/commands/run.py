@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
+from llava_cli.commands.ask import answer_shape, template_named
 from llava_cli.commands.completion import any_files
 from llava_cli.commands.placing import placed
 from llava_cli.commands.streams import read_stdin
-from llava_cli.errors import RunIncomplete, UsageError
+from llava_cli.errors import RunIncomplete, UnreadablePicture, UsageError
 from llava_cli.render import Output
 
 if TYPE_CHECKING:
+    from llava_cli.crops import Crop
+    from llava_cli.folders import Search
     from llava_cli.model import Model
+    from llava_cli.pictures import Picture
     from llava_cli.places import Here, There
+    from llava_cli.recipe import Recipe
     from llava_cli.remote_model import RemoteModel
     from llava_cli.results import Record, Shape
     from llava_cli.run import Tally
     from llava_cli.run_display import RunDisplay
+    from llava_cli.schemas import AnswerSchema
     from llava_cli.sidecars import Sidecars
     from llava_cli.tasks import Asked, Fields, Task
 
@@ -90,6 +95,8 @@ def run(
             rich_help_panel=_OUT,
         ),
     ] = None,
+    schema: options.Schema = None,
+    choices: options.Choices = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Stop after that many new answers.", rich_help_panel=_PART)
     ] = None,
@@ -108,6 +115,7 @@ def run(
     image_field: Annotated[str, typer.Option(help="What names the picture.", rich_help_panel=_ROWS)] = "image",
     question_field: Annotated[str, typer.Option(help="What asks.", rich_help_panel=_ROWS)] = "question",
     answer_field: Annotated[str, typer.Option(help="What the answer is called.", rich_help_panel=_ROWS)] = "answer",
+    template: options.Template = None,
     model: options.Model = None,
     endpoint: options.Endpoint = None,
     api_key_env: options.ApiKeyEnv = None,
@@ -122,6 +130,7 @@ def run(
     model_path: options.ModelPath = None,
     projector_path: options.ProjectorPath = None,
     prompt_layout: options.PromptLayout = None,
+    crop: options.Crop = None,
     detail: options.Detail = None,
     frame: options.Frame = 0,
     allow_truncated: options.AllowTruncated = False,
@@ -153,44 +162,43 @@ def run(
     Without --seed, each answer has a seed of its own, the same in every run.
     The output is the record of a run: the log has none.
     """
-    chosen = settings.resolve(
-        {
-            "model": model, "system": system, "temperature": temperature, "max_tokens": max_tokens,
-            "seed": seed, "top_p": top_p, "detail": detail, "context": context, "threads": threads,
-            "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
-            "memory_check": memory_check, "endpoint": endpoint, "api_key_env": api_key_env,
-        }
-    )  # fmt: skip
+    output_file = None if output_file == Path("-") else output_file
+    kept = template_named(template)
+    drawing = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "top_p": top_p}
+    held, possible = answer_shape(schema, choices, kept, exit_code=False, drawing=drawing)
+    flags = {
+        **drawing, "model": model, "system": system, "detail": detail, "context": context, "threads": threads,
+        "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
+        "memory_check": memory_check, "endpoint": endpoint, "api_key_env": api_key_env,
+    }  # fmt: skip
+    chosen = settings.resolve(kept.settings() | {key: value for key, value in flags.items() if value is not None})
     options.check_endpoint(chosen, typed)
     with Output(plain=plain, quiet=quiet) as output:
-        from llava_cli import inventory
-        from llava_cli.endpoint import find_endpoint
-        from llava_cli.places import Here
-        from llava_cli.recipe import Recipe
+        from llava_cli.crops import read_crop
+        from llava_cli.folders import Search
         from llava_cli.results import Shape
         from llava_cli.run import Run
         from llava_cli.run_display import RunDisplay
         from llava_cli.sidecars import Sidecars
-        from llava_cli.sources import open_source
         from llava_cli.tasks import Fields, Shard
-        from llava_cli.weights import find_weights
 
-        fields = Fields(image_field, question_field, answer_field)
+        shape = "" if held is None else "parsed"
+        fields = Fields(image_field, question_field, answer_field, "choices" if possible else shape)
+        part = None if crop is None else read_crop(crop)
         share = Shard() if shard is None else Shard.parse(shard)
         form = _format(form, output_file)
-        asked = _asked(pictures or [], ask, null=null, fields=fields, output_file=output_file, sidecar=sidecar)
+        search = Search(None if output_file is None else output_file.resolve(), sidecar or "")
+        asked = _asked(pictures or [], ask, kept.question, null=null, fields=fields, search=search)
         tasks = [task for task in asked.tasks() if share.has(task)]
         if asked.search.left_out:
             output.note(f"files in these folders that are no pictures, and are left out: {asked.search.left_out}")
 
         own = options.own_files(model_path, projector_path, prompt_layout)
-        place, name = placed(chosen, output, output.stage, model=model, endpoint=endpoint, own=own, yes=yes)
+        place, name = placed(
+            chosen, output, output.stage, model=model or kept.model, endpoint=endpoint, own=own, yes=yes
+        )
         output.end_stage()
-        if isinstance(place, Here):
-            spec = inventory.spec_of(name, model_path, projector_path, prompt_layout)
-            recipe = Recipe.of(spec, find_weights(spec), chosen)
-        else:
-            recipe = Recipe.at(find_endpoint(place.address).url, name, chosen)
+        recipe = _recipe(place, name, own, chosen, held, possible)
         texts = None if sidecar is None else Sidecars(sidecar, tasks)
         # Lines on a terminal show how it goes by themselves.
         is_seen = output_file is None and texts is None and sys.stdout is not None and sys.stdout.isatty()
@@ -200,16 +208,17 @@ def run(
         ):
             walk = Run(
                 partial(_opened_model, place, name, cache, display),
-                partial(open_source, frame=frame, allow_truncated=allow_truncated),
+                partial(_opened, part=part, frame=frame, allow_truncated=allow_truncated),
                 recipe,
                 record,
                 display,
-                by_file=not frame and not allow_truncated,
+                by_file=part is None and not frame and not allow_truncated,
             )
             try:
                 tally = walk.play(tasks, limit=limit, fail_fast=fail_fast)
             except KeyboardInterrupt:
-                display.stopped()
+                if output_file is not None:
+                    display.stopped()
                 raise
         if texts is not None and texts.others:
             output.note(f"{sidecar} files that hold something else, and are left as they are: {texts.others}")
@@ -228,36 +237,31 @@ def _format(form: str | None, output_file: Path | None) -> str:
 
 
 def _asked(
-    arguments: list[str],
-    ask: str | None,
-    *,
-    null: bool,
-    fields: Fields,
-    output_file: Path | None,
-    sidecar: str | None,
+    arguments: list[str], ask: str | None, kept: str | None, *, null: bool, fields: Fields, search: Search
 ) -> Asked:
-    """Tell pictures and question apart, and take what comes through stdin."""
-    from llava_cli.folders import Search, listed
+    """Tell pictures and question apart, and take what comes through stdin; `kept` is the question of a template."""
+    from llava_cli.folders import is_missing, is_picture, listed
     from llava_cli.pictures import shown
+    from llava_cli.sources import names_picture, open_source
     from llava_cli.tasks import Asked, is_row_file, read_questions
 
     if not arguments:
-        raise UsageError(
-            "usage", "Missing argument 'PICTURES'.", hint=f'llava run photos/ "{settings.DEFAULT_QUESTION}"'
-        )
-    *sources, last = arguments
-    questions: tuple[str, ...] = ()
-    if ask is not None or not sources or is_row_file(last):
-        sources = arguments
-    elif last == "-" or os.path.lexists(last):
-        # A thousand descriptions are no good answer to a forgotten question.
-        begun = shlex.join(["llava", "run", *arguments[:1]])
-        why = "the last argument is the question, and this is something to ask about"
-        raise UsageError(shown(last), why, hint=f'{begun} … "{settings.DEFAULT_QUESTION}"')
-    elif not last.strip():
+        hint = f'llava run photos/ "{settings.DEFAULT_QUESTION}"'
+        raise UsageError("usage", "Missing argument 'PICTURES'.", hint=hint)
+    sources, last = list(arguments), arguments[-1]
+    questions: tuple[str, ...] = () if kept is None else (kept,)
+    if len(sources) > 1 and last != "-" and not names_picture(last):
+        if ask is not None:
+            raise UsageError("--ask", "there is a question on the command line, too", hint="leave one of them out")
+        questions = (sources.pop().strip(),)
+    elif ask is None and os.path.isfile(last) and not (is_row_file(last) or is_picture(last)):  # noqa: PTH113
+        hint = "questions in a file are asked with --ask FILE"
+        raise UsageError(shown(last), "it is neither a picture nor a question", hint=hint)
+    if questions == ("",):
         raise UsageError("question", "it is empty", hint='say what you want to know: llava run photos/ "…"')
-    else:
-        questions = (last.strip(),)
+    if all(one != "-" and is_missing(one) and not is_row_file(one) for one in sources):
+        # A misspelt folder is no picture that failed: whatever comes of it is not worth a line.
+        open_source(sources[0])
     if sources.count("-") + (ask == "-") > 1:
         raise UsageError("stdin", "it can be read once only", hint="- is one list of names, or the questions")
     if null and "-" not in sources:
@@ -265,8 +269,7 @@ def _asked(
     if ask is not None:
         questions = read_questions(read_stdin("questions") if ask == "-" else _read(Path(ask)))
     names = listed(read_stdin("list of pictures"), null=null) if "-" in sources else []
-    own = None if output_file is None else output_file.resolve()
-    return Asked(sources, names, questions, fields, Search(own, sidecar or ""))
+    return Asked(sources, names, questions, fields, search)
 
 
 def _read(path: Path) -> bytes:
@@ -277,6 +280,39 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise UsageError(shown(str(path)), why, hint="--ask names a file of questions, one on a line") from error
+
+
+def _opened(source: str, *, part: Crop | None, frame: int, allow_truncated: bool) -> Picture:
+    """Open a picture, or a part of it; in another one there may be such a part."""
+    from llava_cli.sources import open_source
+
+    picture = open_source(source, frame=frame, allow_truncated=allow_truncated)
+    try:
+        return picture if part is None else part.of(picture)
+    except UsageError as error:
+        raise UnreadablePicture(picture.name, error.why, hint=error.hint) from error
+
+
+def _recipe(
+    place: Here | There,
+    name: str,
+    own: Mapping[str, Any],
+    chosen: settings.Settings,
+    held: AnswerSchema | None,
+    possible: tuple[str, ...] | None,
+) -> Recipe:
+    """Return how answers are made, from what is known before a model is opened."""
+    from llava_cli import inventory
+    from llava_cli.endpoint import find_endpoint
+    from llava_cli.places import Here
+    from llava_cli.recipe import Recipe
+    from llava_cli.weights import find_weights
+
+    schema = None if held is None else held.schema
+    if not isinstance(place, Here):
+        return Recipe.at(find_endpoint(place.address).url, name, chosen, schema=schema, choices=possible)
+    spec = inventory.spec_of(name, *map(own.get, ("model_path", "projector_path", "prompt_layout")))
+    return Recipe.of(spec, find_weights(spec), chosen, schema=schema, choices=possible)
 
 
 @contextmanager
