@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -274,6 +274,14 @@ class Output:
             f"seed {seed}",
         ]
         _to_stderr(" · ".join(parts))
+
+    def made_with(self, facts: Mapping[str, Any], options: LoadOptions | None) -> None:
+        """Say with --verbose which files a model is, as the log keeps it, and how it was opened."""
+        for name, what in (("model_path", "model"), ("projector_path", "projector"), ("program", "program")):
+            if facts[name]:
+                self.detail(f"{what}: {facts[name]}")
+        if options is not None:
+            self.detail(self.options_line(options))
 
     def opened(self, options: LoadOptions | None) -> None:
         """Print how the model was opened, in one line on stderr, if that was done here."""

@@ -137,6 +137,7 @@ def ask(
             last=past[-1] if past else None, cache=cache, yes=yes,
         )  # fmt: skip
         with place.open(name) as opened, ctrl_c_stops(opened):
+            output.made_with(opened.facts(), opened.options)
             said = opened.notes
             for note in said:
                 output.note(note)

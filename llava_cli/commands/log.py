@@ -51,6 +51,12 @@ def log(
 ) -> None:
     """Show what was asked about which picture, the newest first.
 
+    llava log -q "red bicycle"
+
+    llava log --picture photo.jpg
+
+    llava log --json -n 0 > log.json
+
     In a pipe: number, time, pictures, question and answer, with tabs between.
     """
     if context.invoked_subcommand is not None:
@@ -77,7 +83,10 @@ def log(
 
 @app.command()
 def show(number: Number = None, as_json: options.Json = False, plain: options.Plain = False) -> None:
-    """Show one turn whole: question, answer, and everything it was answered with."""
+    """Show one turn whole: question, answer, and everything it was answered with.
+
+    llava log show 12
+    """
     with Output(plain=plain) as output, _opened_log(output) as history:
         turn = history.turn(number)
         if as_json:
@@ -100,7 +109,12 @@ def rm(
     everything: Annotated[bool, typer.Option("--all", help="The whole log.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove turns from the log, for good."""
+    """Remove turns from the log, for good.
+
+    llava log rm 12 13
+
+    llava log rm --all --yes
+    """
     if everything == bool(numbers):
         raise UsageError("log rm", "it takes the numbers of turns, or --all", hint="llava log shows the numbers")
     with Output() as output, _opened_log(output) as history:
@@ -124,7 +138,10 @@ def replay(
     threads: options.Threads = None,
     cache: options.Cache = True,
 ) -> None:
-    """Ask the same again: same model, picture, seed and parameters. Exit code 8 if the answer is another one."""
+    """Ask the same again: same model, picture, seed and parameters. Exit code 8 if the answer is another one.
+
+    llava log replay 12
+    """
     with Output(plain=plain, quiet=quiet) as output, _opened_log(output) as history:
         turn = history.turn(number)
         # How many threads there are, and how large the cache may be, is this machine's matter and shapes no answer.
@@ -137,6 +154,7 @@ def replay(
 
         place, name = placed(chosen, output, output.stage, last=turn, cache=cache)
         with place.open(name) as opened, ctrl_c_stops(opened):
+            output.made_with(opened.facts(), opened.options)
             before, wanted = messages_of(history.turns_before(turn)), turn.parameters
             reply: Reply | Decision
             if choices := wanted.get("choices"):
@@ -159,19 +177,28 @@ def replay(
 
 @app.command()
 def off() -> None:
-    """Write nothing down from now on; what is in the log stays."""
+    """Write nothing down from now on; what is in the log stays.
+
+    llava log off
+    """
     _switch("off")
 
 
 @app.command()
 def on() -> None:
-    """Write questions and answers down, as is usual."""
+    """Write questions and answers down, as is usual.
+
+    llava log on
+    """
     _switch("on")
 
 
 @app.command()
 def path() -> None:
-    """Say where the log is, and whether it is on."""
+    """Say where the log is, and whether it is on.
+
+    sqlite3 "$(llava log path)" "SELECT question, answer FROM turns"
+    """
     with Output() as output, _opened_log(output, recording=settings.resolve({}).log) as history:
         output.write(f"{history.path}\n")
         if not history.is_on:

@@ -40,6 +40,7 @@ def placed(
         chosen, model, own = replace(chosen, **last.place()), which.pop("name", None), which
     place = place_of(chosen, on_stage, cache=cache, own=own)
     name = place.choose(model, chosen.model)
+    output.detail(f"model: {name}, {'on this computer' if place.is_here else f'at {chosen.endpoint}'}")
     if place.is_here and not own:
         offer(name, chosen, output, yes=yes)
     return place, name

@@ -207,7 +207,7 @@ def run(
             RunDisplay(output, has_bar=not is_seen) as display,
         ):
             walk = Run(
-                partial(_opened_model, place, name, cache, display),
+                partial(_opened_model, place, name, cache, display, output),
                 partial(_opened, part=part, frame=frame, allow_truncated=allow_truncated),
                 recipe,
                 record,
@@ -316,7 +316,9 @@ def _recipe(
 
 
 @contextmanager
-def _opened_model(place: Here | There, name: str, cache: bool, display: RunDisplay) -> Iterator[Model | RemoteModel]:
+def _opened_model(
+    place: Here | There, name: str, cache: bool, display: RunDisplay, output: Output
+) -> Iterator[Model | RemoteModel]:
     from llava_cli.places import Here
 
     place = replace(place, on_stage=display.stage)
@@ -326,6 +328,7 @@ def _opened_model(place: Here | There, name: str, cache: bool, display: RunDispl
         size = place.options.cache_size
         place = replace(place, cache=PrefixCache(size=size, keeps_prefixes=False) if cache and size else False)
     with place.open(name) as opened:
+        output.made_with(opened.facts(), opened.options)
         said = opened.notes
         for note in said:
             display.note(note)
