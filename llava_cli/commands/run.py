@@ -212,6 +212,7 @@ def run(
                 recipe,
                 record,
                 display,
+                to_stdout=output_file is None and texts is None,
                 by_file=part is None and not frame and not allow_truncated,
             )
             try:
