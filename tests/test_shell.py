@@ -61,8 +61,8 @@ def test_help_knows_what_exit_codes_mean():
 @pytest.mark.parametrize(
     ("meant", "typed"),
     [
-        ("ask", ["aks"]), ("show", ["log", "shw"]), ("--model", ["ask", "--modle"]), ("exit-codes", ["help", "exit-code"]),
-        ("--endpoint", ["ask", SCENE, "--endpont", "x"]),
+        ("ask", ["aks"]), ("show", ["log", "shw"]), ("exit-codes", ["help", "exit-code"]),
+        ("--model", ["ask", "--modle"]), ("--endpoint", ["ask", SCENE, "--endpont", "x"]),
     ],
 )  # fmt: skip
 def test_what_was_meant_is_offered(meant, typed):
