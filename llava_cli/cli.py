@@ -23,8 +23,10 @@ from llava_cli.commands.models import models, show
 from llava_cli.commands.pull import pull
 from llava_cli.commands.rm import rm
 from llava_cli.commands.run import run
+from llava_cli.commands.serve import serve
 from llava_cli.commands.shell_scripts import teach_typer
 from llava_cli.commands.verify import verify
+from llava_cli.commands.web import web
 from llava_cli.errors import LlavaError, ReaderGone, Stopped, UsageError
 from llava_cli.render import Output
 from llava_cli.standard_output import give_up, guard
@@ -69,6 +71,8 @@ def llava(
 app.command(rich_help_panel="Ask")(ask)
 app.command(rich_help_panel="Ask")(chat)
 app.command(rich_help_panel="Ask")(run)
+app.command(rich_help_panel="Serve")(web)
+app.command(rich_help_panel="Serve")(serve)
 for about_models in (models, pull, show, rm, verify, use):
     app.command(rich_help_panel="Models")(about_models)
 app.add_typer(log.app, name="log", rich_help_panel="Memory")

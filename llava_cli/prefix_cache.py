@@ -151,8 +151,8 @@ class Shelf:
     def lacks(self, prefix: Sequence[Cell]) -> bool:
         """Tell whether `prefix` should be kept and is not."""
         kind = _kind_of(prefix)
-        is_wanted = kind not in self._failed and (self._keeps_prefixes or kind == _OPENING)
-        can = self._cells is not None and is_wanted and bool(prefix)
+        wanted = bool(prefix) and (kind != _PREFIX or self._keeps_prefixes)
+        can = wanted and self._cells is not None and kind not in self._failed
         return can and not self._files.has(kind, self._prefix_key(prefix))
 
     def keep_prefix(self, prefix: Sequence[Cell], names: Mapping[str, str], cache: KvCache) -> None:

@@ -174,15 +174,14 @@ class Output:
         """
         self.end_stage()
         if self.verbose:
-            self._stage_began = (STAGES[name] + (f" ({amount} tokens)" if amount else ""), time.monotonic())
+            self._stage_began = (stage_words(name, amount), time.monotonic())
         if self._announces and name != "writing" and name not in self._announced:
             # A line that changes all the time is noise to a screen reader.
             self._announced.add(name)
             _to_stderr(f"{STAGES[name]}…")
         if not self.lively or (name == "writing" and self.rich):
             return
-        text = STAGES[name] + (f" ({amount} tokens)" if amount else "")
-        self._stage = StageLine(text, getattr(amount, "seconds", 0.0))
+        self._stage = StageLine(stage_words(name, amount), getattr(amount, "seconds", 0.0))
 
     def busy(self, text: str) -> None:
         """Say on a terminal, in words of the caller, what takes long now; as `stage`."""
@@ -313,6 +312,11 @@ class Output:
         _to_stderr(f"llava: {_one_line(error.what)}: {_one_line(error.why)}")
         if error.hint:
             _to_stderr(f"hint: {_one_line(error.hint)}")
+
+
+def stage_words(name: str, amount: int) -> str:
+    """Say what a stage is for people: `reading the question (616 tokens)`."""
+    return STAGES[name] + (f" ({amount} tokens)" if amount else "")
 
 
 def in_bytes(size: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from llava_cli.choices import Choice
 from llava_cli.errors import AnswerUnfit, Stopped
+from llava_cli.odds import TokenOdds
 from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import Sampling
 
@@ -31,6 +32,8 @@ class Reading:
     """Why the answer ended: `stop`, `length` (max_tokens), `context` (window full) or `stopped` (by the user);
     or what another server calls its reason, and `failed` if that gave up."""
     answer_tokens: int = 0
+    odds: list[TokenOdds] | None = None
+    """How probable each token of the answer was, if that is wanted."""
 
 
 Begin = Callable[[int], tuple[Iterator[str], Reading]]
@@ -136,6 +139,11 @@ class Reply:
     def is_worth_keeping(self) -> bool:
         """Tell whether it says anything: one that was stopped before its first word does not."""
         return bool(self._text) or self.finish_reason == "stop"
+
+    @property
+    def reading(self) -> Reading:
+        """Return what the handler counts meanwhile."""
+        return self._reading
 
     @property
     def usage(self) -> Usage:

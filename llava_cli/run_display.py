@@ -7,7 +7,6 @@ from collections import deque
 from typing import Any
 
 from llava_cli.errors import LlavaError
-from llava_cli.pictures import shown
 from llava_cli.progress import bars, time_left
 from llava_cli.render import STAGES, Output
 from llava_cli.run import Tally
@@ -62,7 +61,7 @@ class RunDisplay:
         if self._has_bar and self._bars is None:
             self._begin()
         if self._bars is not None:
-            self._bars.update(self._bar, description=shown(task.source))
+            self._bars.update(self._bar, description=task.name)
 
     def failed(self, error: LlavaError) -> None:
         """Show what went wrong with one of them; the run goes on."""

@@ -31,7 +31,7 @@ class Sidecars:
             path = self.path(task)
             other = owners.setdefault(path, task)
             if other is not task:
-                mine, its = shown(task.source), shown(other.source)
+                mine, its = task.name, other.name
                 twice = f"two questions about {mine}" if mine == its else f"{its} and {mine}"
                 hint = "-o FILE has a line for each; for two pictures of one name, move one to another folder"
                 raise UsageError(shown(str(path)), f"it would have to hold the answers to {twice}", hint=hint)
@@ -39,8 +39,7 @@ class Sidecars:
     def path(self, task: Task) -> Path:
         """Name the text file of a picture; raise `UsageError` for one that is no file."""
         if is_elsewhere(task.source):
-            what = shown(task.source.partition("?")[0])
-            raise UsageError("--sidecar", f"{what} is no file that a text could stand beside", hint="use -o FILE")
+            raise UsageError("--sidecar", f"{task.name} is no file that a text could stand beside", hint="use -o FILE")
         return Path(task.source).with_suffix(self._suffix)
 
     def holds(self, number: int, task: Task, key: str, failure_key: str) -> bool:

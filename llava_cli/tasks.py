@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_cli.errors import UnreadablePicture, UsageError
-from llava_cli.fetching import is_address
+from llava_cli.fetching import is_address, public_name, without_password
 from llava_cli.folders import Found, Search, is_elsewhere
 from llava_cli.pictures import shown
 from llava_cli.row_files import SUFFIXES, cell, read_rows
@@ -50,6 +50,11 @@ class Task:
     """Whether it came from a file of rows."""
     error: UnreadablePicture | None = None
     """Why it cannot be asked, if that is known already."""
+
+    @property
+    def name(self) -> str:
+        """Name the picture so that it may be shown."""
+        return public_name(self.source) if is_address(self.source) else shown(self.source)
 
     @property
     def identity(self) -> bytes:
@@ -123,7 +128,7 @@ class Asked:
     def _about(self, found: Found) -> Iterator[Task]:
         self._lacking = True
         for question in self.questions or (DEFAULT_QUESTION,):
-            row = {self.fields.image: found.source, self.fields.question: question}
+            row = {self.fields.image: without_password(found.source), self.fields.question: question}
             yield Task(found.source, question, row, found.place, error=found.error)
 
     def _of_row(self, path: Path, number: int, row: dict[str, Any]) -> Iterator[Task]:

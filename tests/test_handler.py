@@ -258,6 +258,17 @@ def test_logits_that_are_no_numbers_are_an_error_and_not_an_answer(tiny_pair, tm
     engine.llama.close()
 
 
+def test_after_a_rewind_a_question_is_read_whole_as_in_a_new_process(engine):
+    """Words that two questions begin with would else be read in other company, which may change an answer's bits."""
+    reused = []
+    for question in ("What is red?", "What is blue?", "Is it a star?"):
+        engine.handler.rewind()
+        engine.ask(user(question, picture(1)))
+        reused.append(engine.reading.reused)
+    assert (0, reused[2], 1) == (reused[0], reused[1], engine.stages.count("looking"))
+    assert reused[2] > PICTURE_CELLS
+
+
 def test_an_answer_in_other_tokens_than_its_text_has_is_not_read_again(engine):
     """Random weights write words in pieces that the tokenizer would not cut them into."""
     unusual = 0
@@ -275,14 +286,3 @@ def test_an_answer_in_other_tokens_than_its_text_has_is_not_read_again(engine):
             unusual += 1
             assert len(held) == engine.reading.reused
     assert unusual > 0
-
-
-def test_after_a_rewind_a_question_is_read_whole_as_in_a_new_process(engine):
-    """Words that two questions begin with would else be read in other company, which may change an answer's bits."""
-    reused = []
-    for question in ("What is red?", "What is blue?", "Is it a star?"):
-        engine.handler.rewind()
-        engine.ask(user(question, picture(1)))
-        reused.append(engine.reading.reused)
-    assert (0, reused[2], 1) == (reused[0], reused[1], engine.stages.count("looking"))
-    assert reused[2] > PICTURE_CELLS

@@ -18,6 +18,8 @@ from tests.photos import GREEDY, QUESTION, answers, broken, drawn, fill, here, l
 from tests.processes import LLAVA, llava
 from tests.questions import kept
 from tests.terminal import Terminal
+from training.evaluate import FIRST_SEED, picture_bytes, questions_for
+from training.scenes import make_scene
 
 COUNT, BAD = 40, 3
 
@@ -290,6 +292,25 @@ def test_killed_thirty_times_among_three_hundred_pictures(tmp_path):
     assert 9 == killed_until_complete(photos, out, 30, random.Random(30), 300)
     assert (300, 10) == (len(lines(out)), sum("error" in line for line in lines(out)))
     assert lines(whole) == lines(out)
+
+
+@pytest.mark.slow
+def test_a_run_over_an_evaluation_set_is_as_right_as_single_asks(tmp_path):
+    """Questions with their truths go in as rows; whoever reads the output has both side by side."""
+    scenes = [make_scene(FIRST_SEED + 21_000 + number) for number in range(60)]
+    rows = []
+    for number, scene in enumerate(scenes):
+        (tmp_path / f"{number}.png").write_bytes(picture_bytes(scene))
+        rows += [{"image": f"{number}.png", "question": q.text, "truth": q.answer} for q in questions_for(scene)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert 0 == here(tmp_path / "rows.jsonl", "-o", tmp_path / "out.jsonl")[0]
+    told = lines(tmp_path / "out.jsonl")
+    with load("shapes", options=LoadOptions(threads=1), cache=False) as model:
+        single = [model.ask(tmp_path / row["image"], row["question"], temperature=0).text for row in rows]
+    right = sum(line["answer"] == line["truth"] for line in told)
+    assert right == sum(answer == row["truth"] for answer, row in zip(single, rows, strict=True))
+    assert (300, single) == (len(rows), [line["answer"] for line in told])
+    assert right >= 285
 
 
 def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(photos, whole, tmp_path):

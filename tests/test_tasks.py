@@ -51,6 +51,11 @@ def test_a_picture_that_is_named_twice_is_asked_about_once():
     assert 2 == len(Asked(["a.png", "b.png", "a.png"], questions=("What?",)).tasks())
 
 
+def test_no_password_of_an_address_is_written_down():
+    (task,) = Asked(["https://me:secret@host/a.jpg?id=1"], questions=("What?",)).tasks()
+    assert ("https://host/a.jpg?id=1", "https://me:secret@host/a.jpg?id=1") == (task.row["image"], task.source)
+
+
 def test_a_row_is_the_same_in_every_format():
     row = {"image": "n\udcff.png", "question": "a\r\nb\x1b", "n": 1.5, "tags": ["ü", None], "empty": "", "none": None}
     formats = [JsonLines(), Table(list(row)), Table(list(row), "\t")]
