@@ -98,7 +98,9 @@ def _spread(levels: Any) -> Any:
         low, high = 0.0, float(next(top for top in tops if high <= top))
     grey = np.empty(levels.shape, np.uint8)
     for row in range(0, len(levels), 256):  # not at once: 40 million numbers are 160 MB
-        grey[row : row + 256] = np.rint((levels[row : row + 256].astype(np.float32) - low) * (255 / ((high - low) or 1)))
+        grey[row : row + 256] = np.rint(
+            (levels[row : row + 256].astype(np.float32) - low) * (255 / ((high - low) or 1))
+        )
     return grey
 
 
