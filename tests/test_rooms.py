@@ -131,3 +131,9 @@ def test_nothing_is_ever_unpickled():
             elif isinstance(node, ast.keyword):
                 used |= {str(node.arg)} & calls
     assert set() == used
+
+
+def test_the_tests_that_the_table_of_faults_names_exist():
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "tests" / "faults.md").read_text())
+    assert named
+    assert [] == [(file, test) for file, test in named if f"def {test}(" not in (ROOT / "tests" / file).read_text()]
