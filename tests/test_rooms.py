@@ -103,7 +103,7 @@ def test_only_one_room_writes_to_the_terminal():
         "progress.py": {"print("},  # a note above moving bars, sanitised
         "run_display.py": {"print("},  # the same
         "hub.py": {"logging"},  # it silences the hub library
-        "listening.py": {"logging"},  # it silences the web server
+        "listening.py": {"logging"},  # it silences uvicorn; with LLAVA_DEBUG=1 its tracebacks come, sanitised
     } == {name: what for name, what in writers.items() if what}
 
 
