@@ -102,6 +102,7 @@ def test_only_one_room_writes_to_the_terminal():
         "progress.py": {"print("},  # a note above moving bars, sanitised
         "run_display.py": {"print("},  # the same
         "hub.py": {"logging"},  # it silences the hub library
+        "listening.py": {"logging"},  # and this one uvicorn
     } == {name: what for name, what in writers.items() if what}
 
 
