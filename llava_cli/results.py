@@ -222,7 +222,7 @@ class Results:
         if order == list(range(len(self._held))):
             return
         lines = self._shape.format.split(self._data()[len(self._header) :])
-        part = self._path.with_name(f".{self._path.name}.part")
+        part = _part_of(self._path)
         try:
             with part.open("wb") as file:
                 os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._descriptor).st_mode))
@@ -312,12 +312,17 @@ def opened_results(path: Path, shape: Shape, tasks: Sequence[Task]) -> Iterator[
         if not _is_locked(descriptor, path):
             hint = "wait for it; shards of a run write a file each"
             raise UsageError(shown(str(path)), "another run is writing to it", hint=hint)
+        _part_of(path).unlink(missing_ok=True)  # left behind by one that was killed
         yield Results(path, descriptor, shape, tasks)
         os.fsync(descriptor)
     finally:
         if is_new and os.fstat(descriptor).st_size == 0:
             path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 def _is_locked(descriptor: int, path: Path) -> bool:
