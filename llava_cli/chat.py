@@ -100,7 +100,7 @@ class Chat:
     def last_turn(self) -> tuple[str, str]:
         """Return the last question and its answer."""
         self._require_turn("there is none yet")
-        return _text_of(self._turns[-2]), self._turns[-1]["content"]
+        return text_of(self._turns[-2]), self._turns[-1]["content"]
 
     def undo(self) -> tuple[str, list[Picture | RememberedPicture]]:
         """Take the last question and its answer back; return its text and its pictures."""
@@ -108,7 +108,7 @@ class Chat:
         self._require_turn("there is nothing to take back")
         question = self._turns[-2]
         self._turns = self._turns[:-2]
-        return _text_of(question), [part["picture"] for part in _pictures_of(question)]
+        return text_of(question), [part["picture"] for part in _pictures_of(question)]
 
     def drop(self, number: int) -> Picture | RememberedPicture:
         """Take picture `number`, from 0, out of the turn it was shown in; what was said stays."""
@@ -190,5 +190,6 @@ def _pictures_of(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [part for part in _parts(turn) if part["type"] == "picture"]
 
 
-def _text_of(turn: Mapping[str, Any]) -> str:
+def text_of(turn: Mapping[str, Any]) -> str:
+    """Return what was said in a turn, without its pictures."""
     return "\n".join(part["text"] for part in _parts(turn) if part["type"] == "text")

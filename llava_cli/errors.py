@@ -8,7 +8,8 @@ LlavaError                  1   unexpected
 ├── DownloadFailed          5
 ├── NotEnoughRoom           6   memory or disk
 ├── EngineFailed            7   llama.cpp gave up, or gave something that cannot be right
-│   └── ContextTooSmall     7   the prompt does not fit
+│   ├── ContextTooSmall     7   the prompt does not fit
+│   └── Busy                7   too many wait for the same model
 ├── AnswerUnfit             8   the answer is not what was asked for: a schema, or that of last time
 ├── LogUnusable             1   the log cannot be read or written
 ├── RunIncomplete           9   a run that ended with failures
@@ -61,6 +62,16 @@ class EngineFailed(LlavaError):
 
 class ContextTooSmall(EngineFailed):
     exit_code = 7
+
+
+class Busy(EngineFailed):
+    """Say after how many seconds it is worth asking again."""
+
+    exit_code = 7
+
+    def __init__(self, what: str, why: str, *, seconds: int) -> None:
+        super().__init__(what, why, hint=f"ask again in {seconds} s")
+        self.seconds = seconds
 
 
 class AnswerUnfit(LlavaError):

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from llava_cli.errors import UnreadablePicture
@@ -50,17 +50,17 @@ def without_password(source: str) -> str:
     return re.sub(r"(?<=://)[^/?#]*@", "", source, count=1) if is_address(source) else source
 
 
-def fetch(address: str, *, limits: FetchLimits = LIMITS) -> bytes:
+def fetch(address: str, *, limits: FetchLimits = LIMITS, public_only: bool = False) -> bytes:
     """Return the body at `address`; raise `UnreadablePicture` with a sentence for each way it can fail.
 
     A redirect may not lead to an address that is not public (a router, this computer, a cloud's metadata), unless
-    it is the host that the user typed.
+    it is the host that the user typed. If somebody else typed it, even that must be public (`public_only`).
     """
     box: list[bytes | Exception] = []
 
     def work() -> None:
         try:
-            box.append(_follow(address, limits, time.monotonic() + limits.total))
+            box.append(_follow(address, limits, time.monotonic() + limits.total, public_only))
         except Exception as error:  # noqa: BLE001 - it is raised again, where somebody waits for it
             box.append(error)
 
@@ -74,7 +74,7 @@ def fetch(address: str, *, limits: FetchLimits = LIMITS) -> bytes:
     return result
 
 
-def _follow(address: str, limits: FetchLimits, deadline: float) -> bytes:
+def _follow(address: str, limits: FetchLimits, deadline: float, public_only: bool) -> bytes:
     """Follow redirects by hand, so that every step is checked before it is taken."""
     import httpx2
 
@@ -85,9 +85,8 @@ def _follow(address: str, limits: FetchLimits, deadline: float) -> bytes:
         try:
             typed = url = httpx2.URL(address)
             for _ in range(limits.redirects + 1):
-                if url.host != typed.host:
-                    _require_public(what, url)
-                with client.stream("GET", url) as response:
+                checked = _public(what, url, url != typed) if public_only or url.host != typed.host else {"url": url}
+                with client.stream("GET", **checked) as response:
                     if not response.has_redirect_location:
                         return _body(what, response, limits, deadline)
                     url = url.join(response.headers["Location"])
@@ -98,17 +97,29 @@ def _follow(address: str, limits: FetchLimits, deadline: float) -> bytes:
     raise UnreadablePicture(what, f"redirected more than {limits.redirects} times", hint=_SAVE_IT)
 
 
-def _require_public(what: str, url: httpx2.URL) -> None:
-    """Refuse a redirect to anything but http(s) on a public host."""
+def _public(what: str, url: httpx2.URL, is_redirect: bool) -> dict[str, Any]:
+    """Return the request for what stands at `url`; refuse anything but http(s) on a public host.
+
+    It goes to the address that was checked: asked again, a name may mean another one.
+    """
+    to = "redirected to " if is_redirect else "it leads to "
     if url.scheme not in ("http", "https"):
-        raise UnreadablePicture(what, f"redirected to a {url.scheme}: address", hint=_SAVE_IT)
+        raise UnreadablePicture(what, f"{to}a {url.scheme}: address", hint=_SAVE_IT)
     try:
         found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-    except OSError:
-        return  # a proxy may know it; if not, connecting says so
-    if not all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_global for entry in found):
-        hint = "if you trust it, give that address itself"
-        raise UnreadablePicture(what, f"redirected to {url.host}, which is not a public address", hint=hint)
+    except (OSError, UnicodeError):
+        if is_redirect:
+            return {"url": url}  # a proxy may know it; if not, connecting says so
+        raise UnreadablePicture(what, f"no such host: {url.host}", hint="check the address") from None
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    if not all(address.is_global and not address.is_multicast for address in addresses):
+        hint = "if you trust it, give that address itself" if is_redirect else "send the picture itself"
+        raise UnreadablePicture(what, f"{to}{url.host}, which is not a public address", hint=hint)
+    return {
+        "url": url.copy_with(host=str(addresses[0])),
+        "headers": {"Host": url.netloc.decode("ascii")},
+        "extensions": {"sni_hostname": url.host},
+    }
 
 
 def _body(what: str, response: httpx2.Response, limits: FetchLimits, deadline: float) -> bytes:

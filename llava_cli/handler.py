@@ -26,6 +26,7 @@ from llava_cli.answer_text import PieceDecoder
 from llava_cli.choices import weigh
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
 from llava_cli.gguf_file import repaired_projector
+from llava_cli.odds import TokenOdds, token_odds
 from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_unsupported
 from llava_cli.picture_embeddings import PictureEmbeddings
 from llava_cli.pictures import Picture, RememberedPicture
@@ -69,6 +70,8 @@ class Reading:
     finish_reason: str = ""
     """Why the last answer ended: `stop`, `length` (max_tokens), `context` (window full) or `stopped` (by the user)."""
     answer_tokens: int = 0
+    odds: list[TokenOdds] | None = None
+    """How probable each token of the answer was, if that is wanted."""
 
 
 class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-python ships no usable types
@@ -146,6 +149,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         max_tokens: int | None = None,
         logits_processor: Any = None,
         grammar: Any = None,
+        logprobs: bool | None = None,
+        top_logprobs: int | None = None,
         model: str | None = None,
         **others: Any,
     ) -> Any:
@@ -178,18 +183,25 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             grammar=grammar,
         )
         stops = [stop] if isinstance(stop, str) else list(stop or [])
+        self.reading.odds = [] if logprobs else None
         self._replies += 1
         is_begun = asked[-1].role == "assistant" and bool(asked[-1].text)
         decoder = PieceDecoder([*stops, *self.layout.stop], is_begun=is_begun)
-        pieces = self._write(tokens, decoder, min(wanted, limit), limit, self._replies)
+        pieces = self._write(tokens, decoder, min(wanted, limit), limit, self._replies, top_logprobs or 0)
         name = model or llama.model_path
-        return chunks(pieces, self.reading, name) if stream else completion(pieces, self.reading, name, len(prompt))
+        return chunks(pieces, self.reading, name) if stream else completion(pieces, self.reading, name)
 
     # The parts of that walk.
 
     def count(self, llama: Any, messages: Sequence[Message]) -> int:
         """Return how many cells the prompt of `messages` takes."""
         return len(cells_of(self.layout.render(messages), llama, self._embeddings.view, self._written))
+
+    def require_room(self, llama: Any, messages: Sequence[Message]) -> None:
+        """Raise `ContextTooSmall` if the prompt of `messages` leaves no room for an answer. From any thread."""
+        timeline = cells_of(self.layout.render(messages), llama, self._embeddings.view, self._written)
+        if len(timeline) >= llama.n_ctx():
+            raise self._too_long(timeline, llama)
 
     def embed(self, llama: Any, picture: Picture | RememberedPicture) -> NDArray[np.float32]:
         """Return the image features of `picture` as the language model receives them, float32 `(n_tokens, n_embd)`."""
@@ -220,7 +232,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             for some in (asked, *([*asked, Message("assistant", text)] for text in texts))
         )
         if len(longest := max(answers, key=len)) >= llama.n_ctx():
-            raise self._too_long(longest)
+            raise self._too_long(longest, llama)
         self._read(asked)
         self._refuse_what_is_no_number()
         self._tell("weighing", 0)
@@ -297,7 +309,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         parts = self.layout.render(messages)
         timeline = cells_of(parts, llama, self._embeddings.view, self._written)
         if len(timeline) >= llama.n_ctx():
-            raise self._too_long(timeline)
+            raise self._too_long(timeline, llama)
         pictures = {self._embeddings.view(p): p for message in messages for p in message.pictures}
         self.reading = Reading(picture_cells=_picture_cells(timeline))
         self._recall(timeline)
@@ -348,8 +360,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                 self._shelf.restore(opening, self._cache)
             self.reading.read_seconds += time.monotonic() - start
 
-    def _too_long(self, timeline: list[Cell]) -> ContextTooSmall:
-        taken, window, trained = len(timeline), self._llama.n_ctx(), self._llama._model.n_ctx_train()
+    def _too_long(self, timeline: list[Cell], llama: Any) -> ContextTooSmall:
+        taken, window, trained = len(timeline), llama.n_ctx(), llama._model.n_ctx_train()
         larger = -(-(taken + 512) // 1024) * 1024  # a round number with room for an answer
         views = [cell.view for cell in timeline if isinstance(cell, PictureCell) and cell.row == 0]
         quick = taken - sum(view.tokens - self.facts.square_tokens for view in views)
@@ -375,7 +387,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             raise EngineFailed("llama.cpp", f"it could not read the prompt ({error})") from error
 
     def _write(
-        self, tokens: Iterator[int], decoder: PieceDecoder, max_tokens: int, room: int, reply: int
+        self, tokens: Iterator[int], decoder: PieceDecoder, max_tokens: int, room: int, reply: int, top: int
     ) -> Iterator[str]:
         """Yield the answer's text as it is written and leave the reason it ended in `self.reading`."""
         llama, reading, parts = self._llama, self.reading, self._parts
@@ -392,6 +404,9 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                     break
                 reading.answer_tokens += 1
                 written.append(token)
+                if reading.odds is not None:
+                    # What the token was drawn from is there until the next one is evaluated.
+                    reading.odds.append(token_odds(self._logits(), token, top, partial(piece_of, llama=llama)))
                 yield from decoder.feed(piece_of(token, llama))
                 if decoder.stopped:
                     reading.finish_reason = "stop"

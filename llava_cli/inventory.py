@@ -65,6 +65,11 @@ def complete(quants: Iterable[Holding]) -> list[Holding]:
     return [one for one in quants if one.complete]
 
 
+def names_on_disk() -> list[str]:
+    """Return the names of the models that are on disk with both files, each of their quants by itself."""
+    return [one.spec.full_name for spec in registry.all_specs() for one in complete(all_quants(spec))]
+
+
 def choose(name: str) -> Holding:
     """Return the model called `name` in the quant asked for; if none is, in one on disk, else in one that fits.
 

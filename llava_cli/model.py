@@ -187,6 +187,10 @@ class Model:
         """
         self._handler.rewind()
 
+    def hear(self, on_stage: StageListener | None) -> None:
+        """Let `on_stage` hear what begins from now on, in place of the listener so far."""
+        self._handler.on_stage = on_stage
+
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the text so far stays."""
         self._handler.stop()
@@ -200,12 +204,20 @@ class Model:
         """Return how many cells of the window OpenAI-shaped `messages` take."""
         return self._handler.count(self._llama, read_messages(messages))
 
+    def require_room(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Raise `ContextTooSmall` if OpenAI-shaped `messages` leave no room for an answer; from any thread."""
+        self._handler.require_room(self._llama, read_messages(messages))
+
     def reply(
         self,
         messages: Sequence[Mapping[str, Any]],
         sampling: Sampling,
         on_end: Callable[[str], None],
         schema: AnswerSchema | None = None,
+        how: Mapping[str, Any] | None = None,
     ) -> Reply:
-        """Answer `messages`, or go on with the answer they end with; `on_end` hears the whole text."""
-        return Reply(self._llama, self._handler, messages, sampling, on_end, schema)
+        """Answer `messages`, or go on with the answer they end with; `on_end` hears the whole text.
+
+        `how` is what else llama-cpp-python's `create_chat_completion` should know: `stop`, `logprobs` and the like.
+        """
+        return Reply(self._llama, self._handler, messages, sampling, on_end, schema, how)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from llava_cli.errors import UsageError
+from llava_cli.odds import TokenOdds
 from llava_cli.pictures import Picture, RememberedPicture, open_data_url
 from llava_cli.prompts import Message
 
@@ -17,6 +18,10 @@ class Ending(Protocol):
 
     finish_reason: str
     answer_tokens: int
+    reused: int
+    new: int
+    """Cells of the prompt; with `reused`, all of them."""
+    odds: list[TokenOdds] | None
 
 
 def read_messages(messages: Sequence[Any]) -> list[Message]:
@@ -67,35 +72,54 @@ def _envelope(kind: str, model: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{uuid.uuid4()}", "object": kind, "created": int(time.time()), "model": model}
 
 
-def chunks(pieces: Iterator[str], ending: Ending, model: str) -> Iterator[dict[str, Any]]:
-    """Yield an answer as stream chunks: the role, each piece, the reason it ended."""
+def chunks(pieces: Iterator[str], ending: Ending, model: str, *, with_usage: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield an answer as stream chunks: the role, each piece, the reason it ended, and the numbers if wanted."""
     envelope = _envelope("chat.completion.chunk", model)
+    envelope |= {"usage": None} if with_usage else {}
+    told = 0
 
     def chunk(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
-        return {
-            **envelope,
-            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
-        }
+        nonlocal told
+        odds = (ending.odds or [])[told:] or None
+        told += len(odds or ())
+        choice = {"index": 0, "delta": delta, "logprobs": _logprobs(odds), "finish_reason": finish_reason}
+        return {**envelope, "choices": [choice]}
 
     yield chunk({"role": "assistant"})
     for piece in pieces:
         yield chunk({"content": piece})
     yield chunk({}, _reason(ending))
+    if with_usage:
+        yield {**envelope, "choices": [], "usage": usage(ending)}
 
 
-def completion(pieces: Iterator[str], ending: Ending, model: str, prompt_tokens: int) -> dict[str, Any]:
+def completion(pieces: Iterator[str], ending: Ending, model: str) -> dict[str, Any]:
     """Wait for the answer and return it as one object."""
-    text = "".join(pieces)
-    answer = {"role": "assistant", "content": text}
+    answer = {"role": "assistant", "content": "".join(pieces), "refusal": None}
+    choice = {"index": 0, "message": answer, "logprobs": _logprobs(ending.odds), "finish_reason": _reason(ending)}
+    return {**_envelope("chat.completion", model), "choices": [choice], "usage": usage(ending)}
+
+
+def usage(ending: Ending) -> dict[str, Any]:
+    """Return the numbers of an answer; a picture's cells count as tokens."""
+    prompt = ending.reused + ending.new
     return {
-        **_envelope("chat.completion", model),
-        "choices": [{"index": 0, "message": answer, "logprobs": None, "finish_reason": _reason(ending)}],
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": ending.answer_tokens,
-            "total_tokens": prompt_tokens + ending.answer_tokens,
-        },
+        "prompt_tokens": prompt,
+        "completion_tokens": ending.answer_tokens,
+        "total_tokens": prompt + ending.answer_tokens,
+        "prompt_tokens_details": {"cached_tokens": ending.reused},
     }
+
+
+def _logprobs(odds: Sequence[TokenOdds] | None) -> dict[str, Any] | None:
+    if odds is None:
+        return None
+
+    def one(data: bytes, logprob: float) -> dict[str, Any]:
+        return {"token": data.decode("utf-8", "replace"), "bytes": list(data), "logprob": logprob}
+
+    content = [{**one(o.data, o.logprob), "top_logprobs": [one(*best) for best in o.top]} for o in odds]
+    return {"content": content, "refusal": None}
 
 
 def _reason(ending: Ending) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from llava_cli.pull import FETCHING, HERE, WAITING, Progress
-from llava_cli.render import Output, in_bytes, sanitise
+from llava_cli.render import Output, in_bytes
+from llava_cli.sanitiser import sanitise
 
 _STEP = 5
 _WINDOW = 20

@@ -51,6 +51,7 @@ class Reply:
         sampling: Sampling,
         on_end: Callable[[str], None],
         schema: AnswerSchema | None = None,
+        how: Mapping[str, Any] | None = None,
     ) -> None:
         self.seed = random.randrange(2**32 - 1) if sampling.seed is None else sampling.seed
         """The seed this answer is written with."""
@@ -65,6 +66,7 @@ class Reply:
         self._text = ""
         self._on_end: Callable[[str], None] | None = on_end
         settings = {name: value for name, value in vars(sampling).items() if name != "seed"}
+        settings |= how or {}
         if schema is not None:
             from llama_cpp import LlamaGrammar
 
@@ -130,6 +132,11 @@ class Reply:
     def is_worth_keeping(self) -> bool:
         """Tell whether it says anything: one that was stopped before its first word does not."""
         return bool(self._text) or self.finish_reason == "stop"
+
+    @property
+    def reading(self) -> Reading:
+        """Return what the handler counts meanwhile."""
+        return self._reading
 
     @property
     def usage(self) -> Usage:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from llava_cli.errors import UsageError
 from llava_cli.pictures import shown
-from llava_cli.render import escaped, sanitise
+from llava_cli.sanitiser import escaped, sanitise
 
 # A picture may stand in a cell as a whole, as a data: URL.
 csv.field_size_limit(1 << 30)

@@ -8,8 +8,9 @@ from typing import Any
 
 from llava_cli.errors import LlavaError
 from llava_cli.progress import bars, time_left
-from llava_cli.render import STAGES, Output, sanitise
+from llava_cli.render import STAGES, Output
 from llava_cli.run import Tally
+from llava_cli.sanitiser import sanitise
 from llava_cli.tasks import Task
 
 STOPPED = "stopped; the same command goes on from here"

@@ -10,8 +10,8 @@ from pathlib import Path
 from llava_cli.errors import UsageError
 from llava_cli.folders import is_elsewhere
 from llava_cli.pictures import shown
-from llava_cli.render import sanitise
 from llava_cli.results import Line, Record, unwritten
+from llava_cli.sanitiser import sanitise
 from llava_cli.tasks import Task
 
 

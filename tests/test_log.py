@@ -13,7 +13,7 @@ import pytest
 
 from llava_cli.history import History
 from llava_cli.pictures import open_picture
-from llava_cli.render import sanitise
+from llava_cli.sanitiser import sanitise
 from llava_cli.settings import config_path, data_dir
 from tests.processes import LLAVA, SCENE, files_of, llava
 from tests.questions import kept, picture
