@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from llava_cli.model import Model
     from llava_cli.rates import Amount
 
+PLACES = 64
+"""How many jobs may wait, unless somebody says otherwise."""
+
 Work = Callable[["Model"], Iterable[Any]]
 """What is done in a turn; it runs in the engine's thread, and each thing it yields becomes a `Piece`.
 
@@ -89,7 +92,7 @@ class Engine:
     however many they have. Of the `places` in the queue one client can have three quarters at most.
     """
 
-    def __init__(self, model: Model, *, places: int = 64) -> None:
+    def __init__(self, model: Model, *, places: int = PLACES) -> None:
         self.model = model
         self.places = places
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()

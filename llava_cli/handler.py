@@ -227,10 +227,12 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._adopt(llama)
         self._replies += 1
         asked = read_messages(messages)
-        prompt, *answers = (
-            cells_of(self.layout.render(some), llama, self._embeddings.view, self._written)
-            for some in (asked, *([*asked, Message("assistant", text)] for text in texts))
-        )
+        view, answers = self._embeddings.view, []
+        prompt = cells_of(self.layout.render(asked), llama, view, self._written)
+        for text in texts:
+            parts = self.layout.render([*asked, Message("assistant", text)])
+            # The model may have written it before, in tokens drawn by chance.
+            answers.append(cells_of(parts, llama, view, self._written.without(parts[-1])))
         if len(longest := max(answers, key=len)) >= llama.n_ctx():
             raise self._too_long(longest, llama)
         self._read(asked)

@@ -102,7 +102,7 @@ def test_who_leaves_the_queue_is_not_answered_at_all(server, holder, stream):
 
 def test_who_reads_slowly_keeps_nobody_waiting(server, client):
     # Megabytes, which no buffer of the system takes while nobody reads.
-    much = {**LONG, "max_tokens": 800, "logprobs": True, "top_logprobs": 20}
+    much = {**LONG, "max_tokens": 500, "logprobs": True, "top_logprobs": 20}
     slow = begin(server, stream=True, **much)
     wait_until(server, running=1)
     assert client.chat.completions.create(messages=[ASKED], **SHORT).choices[0].message.content

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import secrets
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +14,7 @@ import typer
 from llava_cli import settings
 from llava_cli.commands import options
 from llava_cli.commands.pull import offer
+from llava_cli.engine import PLACES, Engine
 from llava_cli.errors import UsageError
 from llava_cli.render import Output
 
@@ -46,7 +47,7 @@ def serve(
     allow_url_images: Annotated[
         bool, typer.Option("--allow-url-images", help="Fetch pictures from public http(s) addresses in requests.")
     ] = False,
-    queue: Annotated[int, typer.Option(help="How many requests may wait.", min=1)] = 64,
+    queue: Annotated[int, typer.Option(help="How many requests may wait.", min=1)] = PLACES,
     log: Annotated[bool, typer.Option("--log", help="Write questions and answers down in the log.")] = False,
     system: options.System = None,
     temperature: options.Temperature = None,
@@ -81,7 +82,7 @@ def serve(
             "flash_attention": flash_attention, "repack": repack, "kv": kv, "memory_check": memory_check,
         }
     )  # fmt: skip
-    if not find_spec("fastapi") or not find_spec("uvicorn"):
+    if not all(map(importlib.util.find_spec, ("fastapi", "uvicorn"))):
         raise UsageError("llava serve", "it needs FastAPI and uvicorn", hint="pip install 'llava-cli[serve]'")
     with Output(plain=plain, quiet=quiet) as output:
         from llava_cli.guard import Guard, Rules
@@ -94,7 +95,6 @@ def serve(
             if model_path is None and projector_path is None:
                 offer(chosen.model, chosen, output, yes=yes)
 
-            from llava_cli.engine import Engine
             from llava_cli.history import History
             from llava_cli.model import load
 
