@@ -17,6 +17,7 @@ from llava_cli.errors import LlavaError, ReaderGone
 from llava_cli.markdown_stream import MarkdownStream, markdown
 from llava_cli.pager import opened_pager
 from llava_cli.sanitiser import sanitise
+from llava_cli.terminal_state import DUMB
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -32,7 +33,9 @@ STAGES = {
     "weighing": "weighing the choices",
     "keeping": "keeping the picture for next time",
     "checking": "computing the same in NumPy",
+    "closing": "closing the model",
 }
+"""What is said of the things that take long, by name."""
 
 
 class Output:
@@ -40,7 +43,7 @@ class Output:
 
     def __init__(self, *, plain: bool = False, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._dumb = os.environ.get("TERM") in ("dumb", "unknown")
+        self._dumb = os.environ.get("TERM") in DUMB
         self.rich = not plain and not self._dumb and _is_terminal(sys.stdout)
         self.lively = not plain and not self._dumb and not quiet and _is_terminal(sys.stderr)
         self._announces = not self.lively and not quiet and _is_terminal(sys.stderr)
@@ -319,8 +322,10 @@ def _one_line(text: str) -> str:
 
 
 def _to_stderr(line: str, *, end: str = "\n") -> None:
-    # A closed stderr must not turn a good answer into a failure.
-    with suppress(OSError, ValueError, AttributeError):
+    # A closed stderr must not turn a good answer into a failure, and to print, None is another word for stdout.
+    if sys.stderr is None:
+        return
+    with suppress(OSError, ValueError):
         print(line, file=sys.stderr, end=end, flush=True)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llava_cli import last_words
 from llava_cli.choices import Choice
 from llava_cli.errors import AnswerUnfit, Stopped
 from llava_cli.schemas import AnswerSchema
@@ -64,6 +65,7 @@ class Reply:
         self._first = 0.0
         self._last = 0.0
         self._text = ""
+        last_words.say("answer", "")
         self._on_end: Callable[[str], None] | None = on_end
         settings = {name: value for name, value in vars(sampling).items() if name != "seed"}
         settings |= how or {}
@@ -84,6 +86,7 @@ class Reply:
             if piece:
                 self._first = self._first or self._last
                 self._text += piece
+                last_words.say("answer", self._text)
                 yield piece
         self.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from llava_cli.pictures import Picture, RememberedPicture
 if TYPE_CHECKING:
     from llava_cli.model import Model
     from llava_cli.reply import Decision, Reply
-    from llava_cli.settings import Detail
+    from llava_cli.settings import Detail, Sampling
 
 
 @dataclass(frozen=True)
@@ -74,28 +75,26 @@ class PastChat:
     """When the newest of them was asked."""
 
 
-def turn_of(
-    reply: Reply | Decision,
+def turn_asked(
     model: Model,
+    sampling: Sampling,
     question: str,
     pictures: Sequence[Picture | RememberedPicture] = (),
     *,
     system: str | None = None,
 ) -> Turn:
-    """Write down a reply that has ended; `pictures` are those that were sent with this question."""
+    """Write down a question before it is answered, as what it is if the engine crashes over it."""
     import llama_cpp
-
-    from llava_cli.reply import Decision
 
     spec, weights = model.spec, model.weights
     projector = spec.local[1] if spec.local else weights.projector
     # A name that is published in several quants does not say by itself which of them answered.
     name = f"{spec.name}:{spec.quant}" if len(spec.quants) > 1 else spec.name
     return Turn(
-        time=reply.asked_at,
+        time=time.time(),
         question=question,
-        answer=reply.text if isinstance(reply, Decision) else reply.so_far,
-        finish_reason=reply.finish_reason,
+        answer="",
+        finish_reason="crashed",
         system=system,
         model=name,
         own_files=spec.local is not None,
@@ -105,10 +104,32 @@ def turn_of(
         projector_bytes=_size(projector),
         program=f"llava {__version__}, llama-cpp-python {llama_cpp.__version__}",
         layout=spec.layout,
+        seed=sampling.seed or 0,
+        parameters={**vars(model.options), **vars(sampling)},
+        usage={},
+        pictures=tuple(_as_seen(one, model.options.detail) for one in pictures),
+    )
+
+
+def turn_of(
+    reply: Reply | Decision,
+    model: Model,
+    question: str,
+    pictures: Sequence[Picture | RememberedPicture] = (),
+    *,
+    system: str | None = None,
+) -> Turn:
+    """Write down a reply that has ended; `pictures` are those that were sent with this question."""
+    from llava_cli.reply import Decision
+
+    return replace(
+        turn_asked(model, model.sampling, question, pictures, system=system),
+        time=reply.asked_at,
+        answer=reply.text if isinstance(reply, Decision) else reply.so_far,
+        finish_reason=reply.finish_reason,
         seed=reply.seed,
         parameters={**vars(model.options), **reply.parameters},
         usage=vars(reply.usage),
-        pictures=tuple(_as_seen(one, model.options.detail) for one in pictures),
         thumbnails={one.sha256: one.thumbnail() for one in pictures if isinstance(one, Picture)},
     )
 

@@ -102,6 +102,7 @@ def test_only_one_room_writes_to_the_terminal():
         "progress.py": {"print("},  # a note above moving bars, sanitised
         "run_display.py": {"print("},  # the same
         "hub.py": {"logging"},  # it silences the hub library
+        "listening.py": {"logging"},  # it silences the web server
     } == {name: what for name, what in writers.items() if what}
 
 
@@ -130,3 +131,9 @@ def test_nothing_is_ever_unpickled():
             elif isinstance(node, ast.keyword):
                 used |= {str(node.arg)} & calls
     assert set() == used
+
+
+def test_the_tests_that_the_table_of_faults_names_exist():
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "tests" / "faults.md").read_text())
+    assert named
+    assert [] == [(file, test) for file, test in named if f"def {test}(" not in (ROOT / "tests" / file).read_text()]
