@@ -272,8 +272,11 @@ class Visitor:
         self._answer = answer
         yield self.view(draft="")
         try:
-            while not answer.has_ended:
+            has_ended = False
+            while not has_ended:
                 answer.wait(_TICK)
+                # Asked before the view is made, so that the last one shows all there is.
+                has_ended = answer.has_ended
                 if self._answer is not answer:
                     return  # the chat has been cleared
                 yield self.view(error=answer.error, draft=answer.draft if answer.has_failed else None)

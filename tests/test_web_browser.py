@@ -92,6 +92,7 @@ class Page:
         if isinstance(file, bytes):
             file = {"name": name, "mimeType": "image/png", "buffer": file}
         self.tab.locator("#llava-picture input[type=file]").set_input_files(file)
+        self.until(lambda: self.status)
 
     def type(self, question):
         line = self.tab.locator("#llava-question textarea")

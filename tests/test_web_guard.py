@@ -131,7 +131,7 @@ def test_an_order_that_is_none_is_refused(tmp_path, body):
 def test_every_answer_forbids_the_browser_to_ask_anybody_else(tmp_path):
     for path, expected in (("/", 200), ("/nothing", 404)):
         code, headers, _ = ask(guard(tmp_path), path)
-        assert (expected, "nosniff", "no-referrer") == (
+        assert (expected, "nosniff", "same-origin") == (
             code, headers["x-content-type-options"], headers["referrer-policy"],
         )  # fmt: skip
         assert "default-src 'self'" in headers["content-security-policy"]
