@@ -354,14 +354,14 @@ class Visitors:
 
     def __init__(self, models: Models, history: History, sampling: Sampling) -> None:
         self.models = models
-        self._make = lambda name: Visitor(models, history, sampling, name)
+        self._history, self._sampling = history, sampling
         self._known: OrderedDict[str, Visitor] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, name: str) -> Visitor:
         """Return the visitor of a browser session, a new one if it is not known."""
         with self._lock:
-            visitor = self._known.pop(name, None) or self._make(name)
+            visitor = self._known.pop(name, None) or Visitor(self.models, self._history, self._sampling, name)
             self._known[name] = visitor
             if len(self._known) > _MOST_VISITORS:
                 self._known.popitem(last=False)[1].stop()

@@ -33,7 +33,7 @@ _CSS = """
 #llava-status { padding: 0 .3rem; min-height: 1.6rem; }
 #llava-status p { margin: 0; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 #llava-status p.error { color: var(--error-text-color); }
-#llava-chat .message-buttons-left, #llava-chat .message-buttons-right { margin-top: 0; }
+#llava-chat .message-buttons-right { display: none; }
 @media (max-width: 700px) {
   /* The chat comes right below the picture, and what is needed more seldom below that. */
   #llava-row { flex-direction: column; flex-wrap: nowrap; }
@@ -63,12 +63,15 @@ def examples() -> list[Path]:
     return sorted((inside if inside.is_dir() else Path(__file__).parent.parent / "examples").glob("*.png"))
 
 
-def build(visitors: Visitors, uploads: Path, chosen: Settings, first: Picture | None) -> Any:
+def build(
+    visitors: Visitors, uploads: Path, chosen: Settings, first: Picture | None, *, allow_truncated: bool = False
+) -> Any:
     """Make the page; return it as an ASGI application.
 
-    `uploads` is where the files of visitors are, `first` the picture they find there.
+    `uploads` is where the files of visitors are, `first` the picture they find there. With `allow_truncated` what is
+    there of a cut file is used.
     """
-    page = _Page(visitors, uploads, first)
+    page = _Page(visitors, uploads, first, allow_truncated=allow_truncated)
     theme = gr.themes.Soft(
         primary_hue="teal", neutral_hue="slate",
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"],
@@ -161,14 +164,21 @@ class _Page:
     kinds: ClassVar = {"md": "Markdown", "json": "JSON"}
     """The ways in which a conversation can be kept."""
 
-    def __init__(self, visitors: Visitors, uploads: Path, first: Picture | None) -> None:
+    def __init__(self, visitors: Visitors, uploads: Path, first: Picture | None, *, allow_truncated: bool) -> None:
         self._visitors, self._uploads, self._first = visitors, uploads, first
+        self._allow_truncated = allow_truncated
 
     # The picture.
 
     def take(self, upload: dict[str, Any], model: str, request: gr.Request) -> list[Any]:
         name = upload.get("orig_name") or "picture"
-        return self._show(request, model, lambda: open_picture(Path(upload["path"]).read_bytes(), name=name))
+
+        def opened() -> Picture:
+            # Its bytes, so that nobody looks for the file later, when it is gone.
+            data = Path(upload["path"]).read_bytes()
+            return open_picture(data, name=name, allow_truncated=self._allow_truncated)
+
+        return self._show(request, model, opened)
 
     def take_example(self, number: int, model: str, request: gr.Request) -> list[Any]:
         example = examples()[number]
@@ -242,7 +252,7 @@ class _Page:
 
     def _fields(self, view: View) -> list[Any]:
         """Return the chat, the line below it, and the line for the next question."""
-        line = {"submit_btn": not view.is_busy, "stop_btn": view.is_busy}
+        line: dict[str, Any] = {"submit_btn": not view.is_busy, "stop_btn": view.is_busy}
         if view.draft is not None:
             line["value"] = view.draft
         return [view.messages, _below(view), gr.update(**line)]
