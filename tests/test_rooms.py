@@ -53,6 +53,7 @@ def test_commands_stand_between_the_rooms_and_the_command_line(command):
         ["chat", "--help"],
         ["run", "--help"],
         ["pull", "--help"],
+        ["web", "--help"],
         ["serve", "--help"],
         ["--version"],
         [],
@@ -66,6 +67,7 @@ def test_help_and_version_load_nothing_heavy(arguments):
     code = (
         "import sys, atexit\n"
         "heavy = {'llama_cpp', 'numpy', 'PIL', 'huggingface_hub', 'gguf', 'prompt_toolkit', 'fastapi', 'uvicorn'}\n"
+        "heavy |= {'gradio'}\n"
         "atexit.register(lambda: print('loaded:', sorted(heavy & set(sys.modules))))\n"
         f"sys.argv = ['llava', *{arguments!r}]\n"
         "from llava_cli.cli import main\n"
