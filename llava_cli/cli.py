@@ -28,6 +28,7 @@ from llava_cli.commands.shell_scripts import teach_typer
 from llava_cli.commands.verify import verify
 from llava_cli.commands.web import web
 from llava_cli.errors import LlavaError, ReaderGone, Stopped, UsageError
+from llava_cli.look import forget_look
 from llava_cli.render import Output
 from llava_cli.standard_output import give_up, guard
 
@@ -109,6 +110,7 @@ def main() -> None:
 
 
 def _run() -> int:
+    forget_look()
     output = Output()
     if any("completion" in word for word in sys.argv[1:]):
         teach_typer()
