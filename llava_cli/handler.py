@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llama_cpp import llama_cpp as c
 from llama_cpp.llama_chat_format import Llava15ChatHandler
 
-from llava_cli import engine_log
+from llava_cli import engine_log, last_words
 from llava_cli.answer_text import PieceDecoder
 from llava_cli.choices import weigh
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
@@ -207,10 +207,12 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._adopt(llama)
         self._replies += 1
         asked = read_messages(messages)
-        prompt, *answers = (
-            cells_of(self.layout.render(some), llama, self._embeddings.view, self._written)
-            for some in (asked, *([*asked, Message("assistant", text)] for text in texts))
-        )
+        view, answers = self._embeddings.view, []
+        prompt = cells_of(self.layout.render(asked), llama, view, self._written)
+        for text in texts:
+            parts = self.layout.render([*asked, Message("assistant", text)])
+            # The model may have written it before, in tokens drawn by chance.
+            answers.append(cells_of(parts, llama, view, self._written.without(parts[-1])))
         if len(longest := max(answers, key=len)) >= llama.n_ctx():
             raise self._too_long(longest, llama)
         self._read(asked)
@@ -400,6 +402,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         finally:
             self._written.add(parts, written, llama)
         self._answered = self._answered or reading.finish_reason != "stopped"
+        last_words.say("stage", "")
         yield from decoder.finish()
 
     def _should_abort(self, _data: object) -> bool:
@@ -412,6 +415,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
 
     def _tell(self, stage: str, amount: int, *, each: int = 0) -> None:
         """Say what begins, with the cells there are to read, or how many of something else."""
+        last_words.say("stage", stage)
         if self.on_stage is not None:
             seconds = self.rates.expected(stage, each or amount) if self.rates is not None else 0.0
             self.on_stage(stage, Amount(amount, seconds))

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from llava_cli.errors import UsageError
 from llava_cli.history import History
 from llava_cli.pictures import Picture, RememberedPicture
-from llava_cli.turns import PastChat, Turn, turn_of
+from llava_cli.turns import PastChat, Turn, turn_asked, turn_of
 
 if TYPE_CHECKING:
     from llava_cli.chat import Opened
     from llava_cli.reply import Reply
+    from llava_cli.settings import Sampling
 
 
 class Journal:
@@ -26,6 +27,14 @@ class Journal:
         self._chat: int | None = None
         self._turns: list[Turn | None] = []
         """Those of the chat, as far as they are in the log."""
+
+    def announce(
+        self, model: Opened, sampling: Sampling, question: str, pictures: Sequence[Picture | RememberedPicture],
+        system: str | None,
+    ) -> None:  # fmt: skip
+        """Say what is about to be answered, in case that ends this process."""
+        turn = turn_asked(model, sampling, question, pictures, system=system)
+        self.history.announce(turn, chat=self._chat, after=self._last)
 
     def write(
         self,

@@ -24,6 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from llava_cli.errors import UsageError
 from llava_cli.guard import App, Limits
 from llava_cli.refusals import error_body
+from llava_cli.sanitiser import sanitise
 
 _CONNECTIONS = 400
 _IDLE_SECONDS = 30
@@ -34,7 +35,9 @@ _LAST_SECONDS = 2
 def bind(host: str, port: int) -> socket.socket:
     """Take the port, so that nobody else can; connections are refused until somebody listens."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # `localhost` is two addresses; most programs try the older one.
+        family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         taken = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise UsageError(host, "not an address of this computer", hint="127.0.0.1 is itself, 0.0.0.0 all") from error
@@ -87,8 +90,12 @@ def serve(
     """
     limits = limits or Limits()
     # What these have to say is said by us, or is a traceback.
+    tracebacks = logging.StreamHandler()
+    tracebacks.setLevel(logging.WARNING)
+    tracebacks.setFormatter(_Harmless())
     for name in ("uvicorn", "asyncio"):
         logging.getLogger(name).setLevel(logging.DEBUG if os.environ.get("LLAVA_DEBUG") else logging.CRITICAL)
+        logging.getLogger(name).handlers = [tracebacks]
     config = uvicorn.Config(
         app,
         http=type("_Protocol", (_Protocol,), {"head_seconds": limits.head_seconds}),
@@ -108,6 +115,13 @@ def serve(
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, server.handle_exit)  # a terminal that is closed is an order, too
     server.run(sockets=[taken])
+
+
+class _Harmless(logging.Formatter):
+    """Writes what clients and libraries say without what a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return sanitise(super().format(record))
 
 
 class _Server(uvicorn.Server):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_cli import __version__, engine_log, inventory
+from llava_cli import __version__, engine_log, inventory, last_words
 from llava_cli.chat import Chat, PictureSource, opened, question_of
 from llava_cli.choices import checked, compared
 from llava_cli.errors import UsageError
@@ -92,11 +92,13 @@ class Model:
             weights.projector, layout=spec.layout, detail=options.detail, on_stage=on_stage, cache=self._disk
         )
         rates = self._handler.rates = Rates(weights.model, weights.projector, options)
+        last_words.say("stage", "loading")
         if on_stage is not None:
             on_stage("loading", Amount(0, rates.expected("loading")))
         start = time.monotonic()
         self._llama = open_llama(weights.model, options, self._handler.stopped, self._handler)
         self._resources.callback(self._llama.close)
+        last_words.say("stage", "")
         rates.learn("loading", 1, time.monotonic() - start)
 
     def __enter__(self) -> Model:
@@ -107,7 +109,9 @@ class Model:
 
     def close(self) -> None:
         """Keep what was read of pictures, and free the weights and the KV cache."""
+        last_words.say("stage", "closing")
         self._resources.close()
+        last_words.say("stage", "")
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from llava_cli.pager import opened_pager
 from llava_cli.sanitiser import sanitise
 from llava_cli.stage_line import StageLine, console_on
 from llava_cli.standard_output import Guarded
+from llava_cli.terminal_state import DUMB
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -34,9 +35,11 @@ STAGES = {
     "weighing": "weighing the choices",
     "keeping": "keeping the picture for next time",
     "checking": "computing the same in NumPy",
+    "closing": "closing the model",
     "asking": "waiting for the server",
     "pausing": "the server wants a pause",
 }
+"""What is said of the things that take long, by name."""
 
 
 class Output:
@@ -47,7 +50,7 @@ class Output:
         plain, quiet = plain or look.plain, quiet or look.quiet
         self.quiet = quiet
         self.verbose = look.verbose
-        self._dumb = os.environ.get("TERM") in ("dumb", "unknown")
+        self._dumb = os.environ.get("TERM") in DUMB
         self._moves = not plain and not self._dumb and _is_terminal(sys.stdout)
         # Rich, too, takes any text in this variable for a yes.
         self.rich = self._moves or (not plain and bool(os.environ.get("FORCE_COLOR")))
@@ -345,6 +348,8 @@ def _one_line(text: str) -> str:
 
 
 def _to_stderr(line: str, *, end: str = "\n") -> None:
-    # A closed stderr must not turn a good answer into a failure.
-    with suppress(OSError, ValueError, AttributeError):
+    # A closed stderr must not turn a good answer into a failure, and to print, None is another word for stdout.
+    if sys.stderr is None:
+        return
+    with suppress(OSError, ValueError):
         print(line, file=sys.stderr, end=end, flush=True)

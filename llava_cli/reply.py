@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from llava_cli import last_words
 from llava_cli.choices import Choice
 from llava_cli.errors import AnswerUnfit, Stopped
 from llava_cli.odds import TokenOdds
@@ -80,6 +81,7 @@ class Reply:
         self._first = 0.0
         self._last = 0.0
         self._text = ""
+        last_words.say("answer", "")
         self._on_end: Callable[[str], None] | None = on_end
         self._pieces, self._reading = begin(self.seed)
 
@@ -90,6 +92,7 @@ class Reply:
             if piece:
                 self._first = self._first or self._last
                 self._text += piece
+                last_words.say("answer", self._text)
                 yield piece
         self.close()
 

@@ -126,7 +126,12 @@ class Session:
     def ask(self, question: str) -> Reply:
         """Send a question with the pictures that wait for it."""
         self._is_new = True
-        return self._begun(self.chat.send(question, picture=self.staged))
+        self.journal.announce(self.model, self.sampling, question, self.staged, self.chat.system)
+        try:
+            return self._begun(self.chat.send(question, picture=self.staged))
+        except BaseException:
+            self.journal.history.announce(None)
+            raise
 
     def retry(self, temperature: float | None = None) -> Reply:
         """Answer the last question again."""
@@ -142,6 +147,7 @@ class Session:
     def keep(self, reply: Reply) -> None:
         """Write a reply that has ended into the log."""
         reply.close()
+        self.journal.history.announce(None)
         if not reply.is_worth_keeping:
             return
         question, answer = self.chat.last_turn

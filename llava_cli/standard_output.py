@@ -41,12 +41,6 @@ class Guarded:
 
 def guard() -> None:
     """Put a guard before stdout for the rest of this process."""
-    # What is opened first would become standard output, and whatever C code prints would go into that file.
-    for number in (1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_WRONLY)
     sys.stdout = Guarded(sys.stdout)
 
 

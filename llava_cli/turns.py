@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from llava_cli.pictures import Picture, RememberedPicture
 if TYPE_CHECKING:
     from llava_cli.chat import Opened
     from llava_cli.reply import Decision, Reply
-    from llava_cli.settings import Detail
+    from llava_cli.settings import Detail, Sampling
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,29 @@ class PastChat:
     """When the newest of them was asked."""
 
 
+def turn_asked(
+    model: Opened,
+    sampling: Sampling,
+    question: str,
+    pictures: Sequence[Picture | RememberedPicture] = (),
+    *,
+    system: str | None = None,
+) -> Turn:
+    """Write down a question before it is answered, as what it is if the engine crashes over it."""
+    facts = model.facts()
+    return Turn(
+        **{**facts, "parameters": {**facts["parameters"], **vars(sampling)}},
+        time=time.time(),
+        question=question,
+        answer="",
+        finish_reason="crashed",
+        system=system,
+        seed=sampling.seed or 0,
+        usage={},
+        pictures=tuple(_as_seen(one, facts["parameters"].get("detail")) for one in pictures),
+    )
+
+
 def turn_of(
     reply: Reply | Decision,
     model: Opened,
@@ -88,17 +112,14 @@ def turn_of(
     """Write down a reply that has ended; `pictures` are those that were sent with this question."""
     from llava_cli.reply import Decision
 
-    facts = model.facts()
-    return Turn(
-        **{**facts, "parameters": {**facts["parameters"], **reply.parameters}},
+    return replace(
+        turn_asked(model, model.sampling, question, pictures, system=system),
         time=reply.asked_at,
-        question=question,
         answer=reply.text if isinstance(reply, Decision) else reply.so_far,
         finish_reason=reply.finish_reason,
-        system=system,
+        parameters={**model.facts()["parameters"], **reply.parameters},
         seed=reply.seed,
         usage=vars(reply.usage),
-        pictures=tuple(_as_seen(one, facts["parameters"].get("detail")) for one in pictures),
         thumbnails={one.sha256: one.thumbnail() for one in pictures if isinstance(one, Picture)},
     )
 

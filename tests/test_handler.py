@@ -217,7 +217,21 @@ def test_a_seed_repeats_its_answer_and_another_gives_another(engine):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-@pytest.mark.parametrize("option", [{"tools": [{}]}, {"logprobs": True}, {"mirostat_mode": 2}])
+def test_each_token_comes_with_its_probability_among_all(engine):
+    options = {"messages": [user("What color?", picture(1))], "max_tokens": 8, "temperature": 0}
+    whole = engine.llama.create_chat_completion(logprobs=True, top_logprobs=engine.llama.n_vocab(), **options)
+    odds = whole["choices"][0]["logprobs"]["content"]
+    assert whole["usage"]["completion_tokens"] == len(odds)
+    for token in odds:
+        assert 1 == pytest.approx(sum(math.exp(other["logprob"]) for other in token["top_logprobs"]))
+        assert token["logprob"] == token["top_logprobs"][0]["logprob"]  # the likeliest was taken
+        assert token["bytes"] == token["top_logprobs"][0]["bytes"]
+    chunks = list(engine.llama.create_chat_completion(logprobs=True, stream=True, **options))
+    streamed = [one for c in chunks if (said := c["choices"][0]["logprobs"]) for one in said["content"]]
+    assert [token["logprob"] for token in odds] == pytest.approx([token["logprob"] for token in streamed])
+
+
+@pytest.mark.parametrize("option", [{"tools": [{}]}, {"logit_bias": {1: 2.0}}, {"mirostat_mode": 2}])
 def test_an_option_that_would_do_nothing_is_refused(engine, option):
     with pytest.raises(UsageError, match="cannot do that"):
         engine.ask(user("What color?", picture(1)), **option)

@@ -120,7 +120,7 @@ def ask(
             output.note(note)
 
         from llava_cli.envelope import envelope
-        from llava_cli.history import History, messages_of
+        from llava_cli.history import History, messages_of, turn_asked
         from llava_cli.sheets import write_sheet
 
         history = History(recording=chosen.log)
@@ -144,6 +144,9 @@ def ask(
             if show_input is not None:
                 write_sheet(show_input, [opened.seen(one) for one in seen or about])
             before = messages_of(past, seen)
+            history.announce(
+                turn_asked(opened, chosen.sampling, question, new, system=chosen.system), **_place_after(past)
+            )
             reply: Reply | Decision = (
                 opened.chat(system=chosen.system, messages=before).send(question, picture=new, schema=held)
                 if possible is None
@@ -285,8 +288,13 @@ def _recorded(
     if isinstance(reply, Reply):
         reply.close()
     turn = turn_of(reply, model, question, pictures, system=system)
-    history.record(turn, **({"chat": past[-1].chat, "after": past[-1].id} if past else {}))
+    history.record(turn, **_place_after(past))
     return turn
+
+
+def _place_after(past: Sequence[Turn]) -> dict[str, int]:
+    """Return where in the log a turn belongs that goes on from `past`."""
+    return {"chat": past[-1].chat, "after": past[-1].id} if past else {}
 
 
 def _exit_code(reply: Reply | Decision, choices: Sequence[str] | None) -> int:

@@ -20,6 +20,7 @@ from llava_cli.commands.placing import placed
 from llava_cli.errors import AnswerUnfit, UsageError
 from llava_cli.render import Output
 from llava_cli.stopping import ctrl_c_stops
+from llava_cli.supervision import opens_llama_cpp
 
 if TYPE_CHECKING:
     from llava_cli.history import History, Turn
@@ -131,6 +132,7 @@ def rm(
 
 
 @app.command()
+@opens_llama_cpp
 def replay(
     number: Number = None,
     plain: options.Plain = False,
