@@ -35,7 +35,8 @@ class PieceDecoder:
     def _release(self, text: str) -> Iterator[str]:
         if self.stopped:
             return
-        cut = min((at for s in self._stop if (at := text.find(s)) >= 0), default=-1)
+        # Of two, the one that was complete first: so it does not matter where tokens split them.
+        _, cut = min(((at + len(s), at) for s in self._stop if (at := text.find(s)) >= 0), default=(0, -1))
         if cut >= 0:
             self.stopped = True
             safe = text[:cut].rstrip()

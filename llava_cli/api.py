@@ -28,6 +28,7 @@ from llava_cli import __version__
 from llava_cli.chat_request import ChatRequest, Question, read_request
 from llava_cli.engine import Began, End, Engine, Event, Job, Piece, Stage
 from llava_cli.errors import LlavaError, Stopped
+from llava_cli.model import Model
 from llava_cli.openai_shapes import chunks, completion
 from llava_cli.refusals import Refused, as_refusal, fault_of
 from llava_cli.reply import Reply
@@ -158,12 +159,10 @@ def _client(request: Request, body: ChatRequest) -> str:
 
 
 def _answer(
-    _model: Any, *, question: Question, asked: ChatRequest, service: Service, facts: list[str]
+    model: Model, *, question: Question, asked: ChatRequest, service: Service, facts: list[str]
 ) -> Iterator[dict[str, Any]]:
     """Write the answer, in OpenAI's shapes."""
-    reply = service.engine.model.reply(
-        question.messages, question.sampling, lambda _text: None, question.schema, question.how
-    )
+    reply = model.reply(question.messages, question.sampling, lambda _text: None, question.schema, question.how)
     try:
         if asked.stream:
             with_usage = bool(asked.stream_options and asked.stream_options.include_usage)

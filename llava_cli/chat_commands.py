@@ -11,8 +11,9 @@ from pathlib import Path
 from llava_cli import inventory, preview, registry, transcript
 from llava_cli.errors import LlavaError, UsageError
 from llava_cli.pictures import Picture, RememberedPicture
-from llava_cli.render import Output, ago, sanitise
+from llava_cli.render import Output, ago
 from llava_cli.reply import Reply
+from llava_cli.sanitiser import sanitise
 from llava_cli.session import Session
 from llava_cli.settings import Sampling, changed
 from llava_cli.slash import COMMANDS, paths_in

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import platform
 import re
+import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,7 +85,8 @@ def check_up(spec: ModelSpec | None, options: LoadOptions) -> Checkup:
     else:
         if spec is not None:
             _look_at_model(found, spec, options)
-    found.findings += _slow_build(features)
+    found.findings += _wrong_builds(features)
+    found.findings += _slowed_down()
     found.findings += _small_disks()
     found.findings.sort(key=lambda finding: not finding.stops)
     found.facts = dict(_facts(features))
@@ -105,16 +108,30 @@ def _broken_engine(error: Exception) -> LlavaError:
     return EngineFailed("llama-cpp-python", why, hint=_rebuild())
 
 
-def _slow_build(features: frozenset[str]) -> Iterator[Finding]:
+def _wrong_builds(features: Collection[str]) -> Iterator[Finding]:
     """Find out whether llama.cpp was built for another processor than this one, as ready-made wheels are."""
     has = _processor_flags()
-    unused = [name for flag, name in _EXPECTED.items() if flag in has and name not in features]
-    if features and unused:
-        why = f"it was built without {', '.join(unused)}, which this processor has, so it is slower than need be"
-        yield Finding(EngineFailed("llama.cpp", why, hint=_rebuild()), stops=False)
+    # An emulator tells this program of the processor it plays, and /proc/cpuinfo of the one it runs on.
+    if features and has and ("NEON" in features) == bool({"asimd", "neon"} & has):
+        if lacking := [name for flag, name in _EXPECTED.items() if flag not in has and name in features]:
+            why = f"it was built with {', '.join(lacking)}, which this processor does not have, so it would crash"
+            yield Finding(EngineFailed("llama.cpp", why, hint=_rebuild()))
+        elif unused := [name for flag, name in _EXPECTED.items() if flag in has and name not in features]:
+            why = f"it was built without {', '.join(unused)}, which this processor has, so it is slower than need be"
+            yield Finding(EngineFailed("llama.cpp", why, hint=_rebuild()), stops=False)
     if machine.is_32_bit():
         why = "this Python is a 32-bit program, so a model and all else must fit into 3 GB of addresses"
         yield Finding(NotEnoughRoom("Python", why, hint="a 64-bit system runs larger models"), stops=False)
+
+
+def _slowed_down() -> Iterator[Finding]:
+    bits = machine.throttled()
+    if bits & 0x1_0001:
+        why = "it has slowed down since it was started, because its power supply gave too little voltage"
+        yield Finding(EngineFailed("processor", why, hint="the supply made for it gives enough (27 W)"), stops=False)
+    elif bits:
+        why = "it has slowed down since it was started, because it was too hot"
+        yield Finding(EngineFailed("processor", why, hint="a cooler keeps it fast"), stops=False)
 
 
 def _processor_flags() -> set[str]:
@@ -126,13 +143,15 @@ def _processor_flags() -> set[str]:
 
 
 def _rebuild() -> str:
+    """Write the line that compiles llama.cpp for this processor, into this environment, by what manages it."""
+    python, package = shlex.quote(sys.executable), "llama-cpp-python"
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        wanted = f"llama-cpp-python=={importlib.metadata.version('llama-cpp-python')}"
-        return (
-            f"CMAKE_ARGS=-DGGML_NATIVE=ON {sys.executable} -m pip install --force-reinstall --no-deps --no-cache-dir"
-            f" --no-binary llama-cpp-python {wanted}"
-        )
-    return f"{sys.executable} -m pip install llama-cpp-python"
+        package += f"=={importlib.metadata.version(package)}"
+    what = f"--no-deps --no-binary llama-cpp-python {package}"
+    if importlib.util.find_spec("pip") is not None:
+        return f"CMAKE_ARGS=-DGGML_NATIVE=ON {python} -m pip install --force-reinstall --no-cache-dir {what}"
+    # uv makes its environments without pip, for itself and for pipx.
+    return f"CMAKE_ARGS=-DGGML_NATIVE=ON uv pip install --python {python} --reinstall --no-cache {what}"
 
 
 def _small_disks() -> Iterator[Finding]:

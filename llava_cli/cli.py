@@ -21,6 +21,7 @@ from llava_cli.commands.doctor import doctor
 from llava_cli.commands.models import models, show
 from llava_cli.commands.pull import pull
 from llava_cli.commands.rm import rm
+from llava_cli.commands.run import run
 from llava_cli.commands.serve import serve
 from llava_cli.commands.verify import verify
 from llava_cli.commands.web import web
@@ -66,6 +67,7 @@ def llava(
 
 app.command(rich_help_panel="Ask")(ask)
 app.command(rich_help_panel="Ask")(chat)
+app.command(rich_help_panel="Ask")(run)
 app.command(rich_help_panel="Serve")(web)
 app.command(rich_help_panel="Serve")(serve)
 for about_models in (models, pull, show, rm, verify, use):
@@ -94,15 +96,13 @@ def _run() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return error.exit_code
     except LlavaError as error:
-        if os.environ.get("LLAVA_DEBUG"):
-            raise
+        _show_where(error, output)
         return _show(output, error)
     except (KeyboardInterrupt, typer.Abort):
         output.end_stage()
         return _as_json(output, Stopped("stopped", "by Ctrl-C"))
-    except Exception as error:
-        if os.environ.get("LLAVA_DEBUG"):
-            raise
+    except Exception as error:  # noqa: BLE001 - a bug, which is told like everything else
+        _show_where(error, output)
         if hasattr(error, "format_message"):
             # What typer raises for a command line it cannot parse.
             return _show(output, UsageError("usage", error.format_message()))
@@ -124,6 +124,12 @@ def _as_json(output: Output, error: LlavaError) -> int:
         with suppress(LlavaError):
             output.write(json.dumps({"error": facts}, indent=2) + "\n")
     return error.exit_code
+
+
+def _show_where(error: Exception, output: Output) -> None:
+    # Not by raising it: Python would show what a server or a file says as it is, control codes and all.
+    if os.environ.get("LLAVA_DEBUG"):
+        output.traceback(error)
 
 
 def _exit_code(result: object) -> int:

@@ -23,7 +23,7 @@ def correct_transparent_key(image: Image.Image) -> None:
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """Give an RGB image that shows what a loaded image of any mode shows on white paper, and notes about it."""
-    from PIL import Image
+    from PIL import ImageChops
 
     colours, alpha = _colours_and_alpha(_eight_bits(image))
     picture = _through_profile(colours, image.info.get("icc_profile"))
@@ -35,9 +35,9 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         if image.format == "BMP":
             return picture, ()
         notes = ("wholly transparent: seen as plain white",)
-    paper = Image.new("RGB", picture.size, "white")
-    paper.paste(picture, mask=alpha)
-    return paper, notes
+    # In place: at 40 megapixels another sheet would take 160 MB more.
+    picture.paste("white", mask=ImageChops.invert(alpha))
+    return picture, notes
 
 
 def _colours_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -61,13 +61,28 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     import numpy as np
     from PIL import Image
 
-    levels = np.asarray(image)
-    grey = (levels.astype(np.uint32) + 128) // 257 if is_16_bit else _spread(levels)
-    picture = Image.fromarray(grey.astype(np.uint8))
+    bits, white_is_zero = _tiff_levels(image)
+    if is_16_bit:
+        top = (1 << bits) - 1
+        table = [(min(level, top) * 255 + top // 2) // top for level in range(1 << 16)]
+        # Through a table: arithmetic on 40 million numbers takes half a gigabyte.
+        picture = (image if image.mode == "I" else image.convert("I")).point(table, "L")
+    else:
+        picture = Image.fromarray(_spread(np.asarray(image)))
+    if white_is_zero:
+        picture = picture.point(range(255, -1, -1))
     if isinstance(key := image.info.get("transparency"), int):
-        alpha = Image.fromarray(np.where(levels == key, 0, 255).astype(np.uint8))
+        alpha = Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
         return Image.merge("LA", (picture, alpha))
     return picture
+
+
+def _tiff_levels(image: Image.Image) -> tuple[int, bool]:
+    """Tell how many bits a deep level has, and whether 0 is white: Pillow leaves those of a TIFF as they are stored."""
+    if image.format != "TIFF":
+        return 16, False
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    return 12 if tags.get(258) == (12,) else 16, tags.get(262) == 0
 
 
 def _spread(levels: Any) -> Any:
@@ -81,7 +96,12 @@ def _spread(levels: Any) -> Any:
     tops = (1, 255, 65535) if levels.dtype.kind == "f" else (255, 65535)
     if low >= 0 and high <= tops[-1]:
         low, high = 0.0, float(next(top for top in tops if high <= top))
-    return np.rint((levels.astype(np.float32) - low) * (255 / ((high - low) or 1)))
+    grey = np.empty(levels.shape, np.uint8)
+    for row in range(0, len(levels), 256):  # not at once: 40 million numbers are 160 MB
+        grey[row : row + 256] = np.rint(
+            (levels[row : row + 256].astype(np.float32) - low) * (255 / ((high - low) or 1))
+        )
+    return grey
 
 
 def _through_profile(colours: Image.Image, profile: bytes | None) -> Image.Image:
@@ -94,7 +114,7 @@ def _through_profile(colours: Image.Image, profile: bytes | None) -> Image.Image
 
 
 def _converted(colours: Image.Image, profile: bytes) -> Image.Image:
-    from PIL import ImageCms
+    from PIL import Image, ImageCms
 
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     mode = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
@@ -102,9 +122,14 @@ def _converted(colours: Image.Image, profile: bytes) -> Image.Image:
         colours = colours.convert("RGB")
     if colours.mode != mode:
         raise ValueError("a profile for other pixels")
-    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    # What LittleCMS prepares for speed knows too few levels of grey: dark ones come out at half.
+    flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
+    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", flags=flags)
     if _is_srgb(transform, mode):
         return colours.convert("RGB")
+    if mode == "L":
+        ramp = transform.apply(Image.frombytes("L", (256, 1), bytes(range(256))))
+        return Image.merge("RGB", [colours.point(list(band.tobytes())) for band in ramp.split()])
     return transform.apply(colours)
 
 

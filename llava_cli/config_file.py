@@ -23,7 +23,7 @@ def write_setting(key: str, value: str) -> Path:
             raise UsageError(str(path), f"{key} cannot be changed here", hint=hint)
         if after != before:
             replace_text(path, after)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = f"the config file cannot be changed ({error})"
         raise UsageError(str(path), why, hint="llava config --path") from error
     return path

@@ -21,6 +21,8 @@ SMALLER = "make a smaller copy first: magick FILE -resize 2048x2048 smaller.jpg"
 AGAIN = "copy or download it again"
 _PARTIAL = f"{AGAIN}, or use the part that is there with --allow-truncated"
 
+_MOST_PAGES = 1000
+
 # Pillow's limits, and the stderr that libtiff writes to, belong to the whole process.
 _one_at_a_time = threading.Lock()
 
@@ -162,12 +164,13 @@ def _choose_frame(what: str, kind: str, image: Image.Image, frame: int) -> tuple
     count: int | None = None
     # The frames after the chosen one may be broken: they are not needed.
     with contextlib.suppress(Exception):
-        count = getattr(image, "n_frames", 1)
-    if frame < 0 or (count and frame >= count):
+        count = _count(kind, image)
+    is_more = count == _MOST_PAGES
+    if frame < 0 or (count and frame >= count and not is_more):
         hint = f"--frame 0 to --frame {count - 1}" if count and count > 1 else "leave --frame out"
         raise UnreadablePicture(what, f"has no frame {frame}", hint=hint)
-    # A failed count leaves a TIFF on a later page; HEIC has its main picture anywhere.
-    if frame or count is None:
+    # Counting leaves a TIFF on a later page; HEIC has its main picture anywhere.
+    if frame or count is None or kind == "TIFF":
         image.seek(frame)
     # A JPEG's further pictures are previews and depth maps: a camera's photo is one picture.
     if count == 1 or kind == "JPEG":
@@ -176,7 +179,17 @@ def _choose_frame(what: str, kind: str, image: Image.Image, frame: int) -> tuple
     if count is None:
         return (f"{animated}only {unit} {frame} (from 0) is used, a later one is broken",)
     which = f"number {frame} (from 0)" if frame else "the first"
-    return (f"{animated}only {which} of {count} {unit}s is used",)
+    return (f"{animated}only {which} of {f'{count:,} and more' if is_more else count} {unit}s is used",)
+
+
+def _count(kind: str, image: Image.Image) -> int:
+    """Count frames; of a TIFF `_MOST_PAGES` at most, because Pillow takes longer for each page than for the last."""
+    if kind == "TIFF":
+        with contextlib.suppress(EOFError):
+            for page in range(_MOST_PAGES):
+                image.seek(page)
+            return _MOST_PAGES
+    return int(getattr(image, "n_frames", 1))
 
 
 def _reduce(image: Image.Image, max_pixels: int) -> tuple[str, ...]:

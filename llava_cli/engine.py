@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from llava_cli.model import Model
     from llava_cli.rates import Amount
 
+PLACES = 64
+"""How many jobs may wait, unless somebody says otherwise."""
+
 Work = Callable[["Model"], Iterable[Any]]
 """What is done in a turn; it runs in the engine's thread, and each thing it yields becomes a `Piece`.
 
@@ -89,7 +92,7 @@ class Engine:
     however many they have. Of the `places` in the queue one client can have three quarters at most.
     """
 
-    def __init__(self, model: Model, *, places: int = 64) -> None:
+    def __init__(self, model: Model, *, places: int = PLACES) -> None:
         self.model = model
         self.places = places
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
@@ -207,7 +210,6 @@ class Engine:
     def _run(self) -> None:
         while (job := self._next()) is not None:
             start = time.monotonic()
-            job.hear(Began())
             error = self._do(job)
             with self._changed:
                 self._running = None
@@ -227,9 +229,10 @@ class Engine:
             return self._running
 
     def _do(self, job: Job) -> BaseException | None:
-        if job.is_stopped:
-            return Stopped("model", "stopped as its turn came")
         try:
+            job.hear(Began())
+            if job.is_stopped:
+                return Stopped("model", "stopped as its turn came")
             for value in job.work(self.model):
                 job.hear(Piece(value))
         except BaseException as error:  # noqa: BLE001 - whoever listens is told, and the next one has its turn

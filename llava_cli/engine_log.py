@@ -7,6 +7,8 @@ import os
 from collections import deque
 from typing import Any
 
+from llava_cli.sanitiser import sanitise
+
 _ERROR = 3
 _CONTINUED = 5
 _complaints: deque[str] = deque(maxlen=20)
@@ -35,7 +37,8 @@ def silence() -> None:
         if last == _ERROR:
             _complaints.append(text.decode("utf-8", "replace").strip())
         if debug is not None:
-            os.write(debug, text)
+            # It tells what stands in the model file, too.
+            os.write(debug, sanitise(text.decode("utf-8", "replace")).encode())
 
     nothing = ctypes.c_void_p(0)
     llama_cpp.llama_log_set(keep, nothing)

@@ -12,6 +12,7 @@ LlavaError                  1   unexpected
 │   └── Busy                7   too many wait for the same model
 ├── AnswerUnfit             8   the answer is not what was asked for: a schema, or that of last time
 ├── LogUnusable             1   the log cannot be read or written
+├── RunIncomplete           9   a run that ended with failures
 └── Stopped               130   the user pressed Ctrl-C
 """
 
@@ -79,6 +80,10 @@ class AnswerUnfit(LlavaError):
 
 class LogUnusable(LlavaError):
     """The one error of this tree that never costs an answer."""
+
+
+class RunIncomplete(LlavaError):
+    exit_code = 9
 
 
 class Stopped(LlavaError):

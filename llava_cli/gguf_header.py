@@ -69,13 +69,14 @@ def _open(path: Path) -> BinaryIO:
         _refuse(path, f"cannot be opened ({reason.lower()})", hint=f"chmod u+r '{path}'" if denied else "")
 
 
+_BIG_ENDIAN = "a big-endian GGUF file; this computer needs little-endian"
 _OTHER_FORMATS = (
     (rb"\s*<(!doctype|html|\?xml)", "a web page, not a model (did the download fail?)"),
     (rb"version https://git-lfs", "a git-lfs pointer, not the file itself"),
     (rb".{8}\{\"", "a safetensors file; llava needs GGUF"),
     (rb"PK\x03\x04|\x80[\x02-\x05]", "a ZIP archive or PyTorch checkpoint; llava needs GGUF"),
     (rb"lmgg|tjgg|fmgg|ggml|ggjt|ggmf", "a GGML file from before GGUF; it must be converted again"),
-    (rb"FUGG", "a big-endian GGUF file; this computer needs little-endian"),
+    (rb"FUGG", _BIG_ENDIAN),
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF", "a picture, not a model"),
     (rb"\s*[\[{]", "JSON, not a model"),
     (rb"\x1f\x8b|\x28\xb5\x2f\xfd|\xfd7zXZ|BZh", "compressed; unpack it first"),
@@ -113,7 +114,7 @@ class _Parser:
         version = self._number("u32")
         # A big-endian file shows its small version number in the upper half.
         if version & 0xFFFF == 0:
-            _refuse(self._path, "a big-endian GGUF file; this computer needs little-endian", hint="")
+            _refuse(self._path, _BIG_ENDIAN, hint=_GIVE_GGUF)
         if version not in (2, 3):
             _refuse(self._path, f"GGUF version {version}; llama.cpp reads versions 2 and 3", hint="convert it again")
         counts = {"tensors": self._number("i64"), "metadata entries": self._number("i64")}

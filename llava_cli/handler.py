@@ -7,14 +7,12 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import random
 import sys
 import threading
 import time
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,20 +22,29 @@ from llama_cpp import llama_cpp as c
 from llama_cpp.llama_chat_format import Llava15ChatHandler
 
 from llava_cli import engine_log
-from llava_cli.ahead import Ahead
 from llava_cli.answer_text import PieceDecoder
 from llava_cli.choices import weigh
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
 from llava_cli.gguf_file import repaired_projector
 from llava_cli.odds import TokenOdds, token_odds
 from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_unsupported
+from llava_cli.picture_embeddings import PictureEmbeddings
 from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.prefix_cache import PrefixCache, Shelf
-from llava_cli.prompts import Message, find_layout
+from llava_cli.prompts import Message, Part, find_layout
 from llava_cli.rates import Amount, Rates
 from llava_cli.settings import Detail, LoadOptions, cache_dir, require_detail
-from llava_cli.timeline import Cell, KvCache, PictureCell, cells_of, up_to_first_picture
-from llava_cli.vision import Tower, TowerFacts, View
+from llava_cli.timeline import (
+    Cell,
+    KvCache,
+    PictureCell,
+    WrittenAnswers,
+    cells_of,
+    opening_of,
+    piece_of,
+    up_to_first_picture,
+)
+from llava_cli.vision import View
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,10 +52,6 @@ if TYPE_CHECKING:
 
 StageListener = Callable[[str, Amount], None]
 """Hears what begins: `looking`, `reading` (cells to read), `writing`, `keeping`; with the seconds it should take."""
-
-_EMBEDDINGS_KEPT = 4
-"""Pictures whose embeddings stay in memory, 9 MB each on a 7B model, up to 48 MB if it is a LLaVA-1.6: enough to go
-back and forth between two."""
 
 
 @dataclass
@@ -96,7 +99,6 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         super().__init__(clip_model_path=str(projector), verbose=verbose)
         self.layout = find_layout(layout)
         require_detail(detail)
-        self.detail = detail
         self.on_stage = on_stage
         self.stopped = threading.Event()
         """Set by `stop`, and by Ctrl-C in the middle of llama.cpp; the next question clears it."""
@@ -104,14 +106,20 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self.rates: Rates | None = None
         """Learns how long things take, if there is one."""
         self._projector = projector
-        self.facts = TowerFacts.read(projector)
-        self._embeddings: OrderedDict[View, NDArray[np.float32]] = OrderedDict()
-        self._ahead = Ahead()
+        self._embeddings = PictureEmbeddings(
+            projector,
+            detail,
+            self.stopped,
+            on_look=lambda rows: self._tell("looking", 0, each=rows),
+            on_looked=partial(self._learn, "looking"),
+        )
+        self.facts = self._embeddings.facts
         self._disk = cache
         self._shelf: Shelf | None = None
-        self._unkept: dict[View, tuple[str, NDArray[np.float32]]] = {}
-        """Embeddings that are not on disk yet."""
         self._names: dict[str, str] = {}
+        self._written = WrittenAnswers()
+        self._parts: list[Part] = []
+        """The last prompt, in front of the answer to it."""
         self._answered = False
         """Whether an answer to what is in the KV cache has ended by itself."""
         self._llama: Any = None
@@ -187,20 +195,20 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
 
     def count(self, llama: Any, messages: Sequence[Message]) -> int:
         """Return how many cells the prompt of `messages` takes."""
-        return len(cells_of(self.layout.render(messages), llama, self._view))
+        return len(cells_of(self.layout.render(messages), llama, self._embeddings.view, self._written))
 
     def require_room(self, llama: Any, messages: Sequence[Message]) -> None:
         """Raise `ContextTooSmall` if the prompt of `messages` leaves no room for an answer. From any thread."""
-        timeline = cells_of(self.layout.render(messages), llama, self._view)
+        timeline = cells_of(self.layout.render(messages), llama, self._embeddings.view, self._written)
         if len(timeline) >= llama.n_ctx():
             raise self._too_long(timeline, llama)
 
     def embed(self, llama: Any, picture: Picture | RememberedPicture) -> NDArray[np.float32]:
         """Return the image features of `picture` as the language model receives them, float32 `(n_tokens, n_embd)`."""
         self._adopt(llama)
-        self._look([picture])
-        self._keep_embeddings()
-        return self._embeddings[self._view(picture)]
+        rows = self._embeddings.rows(picture)
+        self._embeddings.keep()
+        return rows
 
     def prepare(self, llama: Any, picture: Picture) -> None:
         """Begin to look at `picture` in a thread and return at once; the question about it takes what there is then.
@@ -208,9 +216,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         A question that does not show it ends that, and so does `stop`. What goes wrong shows when it is asked about.
         """
         self._adopt(llama)
-        view = self._view(picture)
-        if view not in self._embeddings and not self._fetch(view):
-            self._ahead.begin(view, partial(self._encode_ahead, picture, view.detail))
+        self._embeddings.look_ahead(picture)
 
     def weigh(self, llama: Any, messages: Sequence[Any], texts: Sequence[str]) -> list[tuple[float, int]]:
         """Return the log probability of each text as the whole answer to `messages`, and how many tokens that is of.
@@ -222,7 +228,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._replies += 1
         asked = read_messages(messages)
         prompt, *answers = (
-            cells_of(self.layout.render(some), llama, self._view)
+            cells_of(self.layout.render(some), llama, self._embeddings.view, self._written)
             for some in (asked, *([*asked, Message("assistant", text)] for text in texts))
         )
         if len(longest := max(answers, key=len)) >= llama.n_ctx():
@@ -235,7 +241,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         ends = [token for token in range(llama.n_vocab()) if c.llama_vocab_is_eog(llama._model.vocab, token)]
         try:
             if shared < len(prompt):
-                self._cache.sync(prompt[:shared], self._embeddings.__getitem__)
+                pictures = {self._embeddings.view(p): p for message in asked for p in message.pictures}
+                self._cache.sync(prompt[:shared], lambda view: self._embeddings.rows(pictures[view]))
             weights = weigh(self._cache, self._logits(), [answer[shared:] for answer in answers], ends)
         except RuntimeError as error:
             if self.stopped.is_set():
@@ -244,17 +251,22 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._answered = True
         return weights
 
+    def rewind(self) -> None:
+        """Forget the question and the answer, and keep the picture: the next one is read as in a new process."""
+        if self._llama is not None:
+            self._cache.rewind()
+
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the next question begins anew."""
         self.stopped.set()
-        self._ahead.stop()
+        self._embeddings.stop()
 
     def keep(self) -> None:
         """Put on disk what was read of pictures and is not there; what stands behind the first one is forgotten.
 
         So it is done when that is needed no more, and not while somebody waits for an answer.
         """
-        self._keep_embeddings()
+        self._embeddings.keep()
         # A reader who has left, or pressed Ctrl-C, does not want to wait for half a gigabyte.
         if self._shelf is None or not self._answered:
             return
@@ -262,6 +274,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         if self._shelf.lacks(prefix):
             self._tell("keeping", 0)
             self._shelf.keep_prefix(prefix, self._names, self._cache)
+        if self._shelf.lacks(opening := opening_of(prefix)):
+            self._shelf.keep_prefix(opening, self._names, self._cache)
 
     def _adopt(self, llama: Any) -> None:
         """Bind to `llama` when first called with it."""
@@ -276,10 +290,11 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         if self._disk is not None:
             self._shelf = self._disk.shelf(llama, self._projector, self._made_ns)
             atexit.register(_keep_at_exit, weakref.ref(self))
+        self._embeddings.open(llama, self._shelf)
 
     def _release(self) -> None:
         """Let go of a `Llama` that is about to be closed."""
-        self._ahead.close()
+        self._embeddings.close()
         try:
             if not sys.is_finalizing():
                 self.keep()
@@ -291,21 +306,26 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
     def _read(self, messages: list[Message]) -> list[int]:
         """Bring the KV cache up to the prompt of `messages`; return it as `Llama.input_ids` shows it."""
         llama = self._llama
-        timeline = cells_of(self.layout.render(messages), llama, self._view)
+        parts = self.layout.render(messages)
+        timeline = cells_of(parts, llama, self._embeddings.view, self._written)
         if len(timeline) >= llama.n_ctx():
             raise self._too_long(timeline, llama)
-        pictures = {self._view(p): p for message in messages for p in message.pictures}
+        pictures = {self._embeddings.view(p): p for message in messages for p in message.pictures}
         self.reading = Reading(picture_cells=_picture_cells(timeline))
         self._recall(timeline)
         self._names.update((p.sha256, p.name) for p in pictures.values())
         held = set(self._cache.cells())
-        self._look([p for view, p in pictures.items() if PictureCell(view, 0) not in held])
+        looked_at, look_seconds = self._embeddings.looked_at, self._embeddings.look_seconds
+        self._embeddings.look([p for view, p in pictures.items() if PictureCell(view, 0) not in held])
         self._tell("reading", len(timeline) - self._cache.shared(timeline))
         start = time.monotonic()
         self._evaluate(timeline, pictures)
         seconds = time.monotonic() - start
+        self.reading.pictures_encoded = self._embeddings.looked_at - looked_at
+        self.reading.look_seconds = self._embeddings.look_seconds - look_seconds
         self.reading.read_seconds += seconds
         self._learn("reading", self.reading.new, seconds)
+        self._parts = parts
         ids: list[int] = llama.input_ids[: llama.n_tokens].tolist()
         return ids
 
@@ -328,14 +348,16 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
 
     def _recall(self, timeline: list[Cell]) -> None:
         """Let what is in the KV cache make room, kept on disk, if `timeline` begins otherwise; bring back its own."""
-        held, prefix = self._cache.cells(), up_to_first_picture(timeline)
+        held, prefix, opening = self._cache.cells(), up_to_first_picture(timeline), opening_of(timeline)
         mine = up_to_first_picture(held)
         if timeline[: len(mine)] != mine:
             self.keep()
             self._answered = False
         if self._shelf is not None and held[: len(prefix)] != prefix:
             start = time.monotonic()
-            self._shelf.restore(prefix, self._cache)
+            # A new picture stands behind the same system prompt as the last one.
+            if not self._shelf.restore(prefix, self._cache) and held[: len(opening)] != opening:
+                self._shelf.restore(opening, self._cache)
             self.reading.read_seconds += time.monotonic() - start
 
     def _too_long(self, timeline: list[Cell], llama: Any) -> ContextTooSmall:
@@ -353,84 +375,23 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             hint=", or ".join(hints) or f"ask with less text or fewer pictures: this model knows {trained} at most",
         )
 
-    def _view(self, picture: Picture | RememberedPicture) -> View:
-        return self.facts.view(picture, self.detail)
-
     def _evaluate(self, timeline: list[Cell], pictures: dict[View, Picture | RememberedPicture]) -> None:
-        def rows(view: View) -> NDArray[np.float32]:
-            # A picture may be in the cache at another place than the prompt wants it.
-            self._look([pictures[view]])
-            return self._embeddings[view]
-
         try:
-            self.reading.reused, self.reading.new = self._cache.sync(timeline, rows)
+            # A picture may be in the cache at another place than the prompt wants it.
+            self.reading.reused, self.reading.new = self._cache.sync(
+                timeline, lambda view: self._embeddings.rows(pictures[view])
+            )
         except RuntimeError as error:
             if self.stopped.is_set():
                 raise Stopped("reading", "stopped before the answer began") from error
             raise EngineFailed("llama.cpp", f"it could not read the prompt ({error})") from error
 
-    def _look(self, pictures: Sequence[Picture | RememberedPicture]) -> None:
-        """Bring the embeddings of `pictures` into memory: from disk, or by looking at them.
-
-        Raise `UnreadablePicture` for one that is only remembered, if they are not on disk, and its file is gone.
-        """
-        views = {self._view(picture): picture for picture in pictures}
-        self._ahead.give_up_all_but(views)
-        for view in views:
-            if view in self._embeddings or self._fetch(view):
-                self._embeddings.move_to_end(view)
-        missing = {view: _with_pixels(picture) for view, picture in views.items() if view not in self._embeddings}
-        if missing:
-            self._tell("looking", 0, each=sum(view.tokens for view in missing))
-            start = time.monotonic()
-            for view, rows in self._encode(missing):
-                self._embeddings[view] = rows
-                self.reading.pictures_encoded += 1
-                if self._shelf is not None:
-                    self._unkept[view] = missing[view].name, rows
-            self.reading.look_seconds += time.monotonic() - start
-        while len(self._embeddings) > max(_EMBEDDINGS_KEPT, len(views)):
-            self._embeddings.popitem(last=False)
-
-    def _encode(self, pictures: Mapping[View, Picture]) -> Iterator[tuple[View, NDArray[np.float32]]]:
-        """Yield embeddings, those that were made ahead first; the tower is open only for the rest."""
-        rest = []
-        for view in pictures:
-            rows = self._ahead.take(view, self.stopped)
-            if rows is None:
-                rest.append(view)
-            else:
-                yield view, rows
-        if self.stopped.is_set():
-            raise Stopped("picture", "stopped while looking at it")
-        if rest:
-            start = time.monotonic()
-            with Tower(self._projector, self._llama, self.stopped) as tower:
-                for view in rest:
-                    yield view, tower.encode(pictures[view], view.detail)
-            self._learn("looking", sum(view.tokens for view in rest), time.monotonic() - start)
-
-    def _encode_ahead(self, picture: Picture, detail: Detail, stopped: threading.Event) -> NDArray[np.float32]:
-        with Tower(self._projector, self._llama, stopped) as tower:
-            return tower.encode(picture, detail)
-
-    def _fetch(self, view: View) -> bool:
-        """Take the embeddings of a picture from disk, if they are there."""
-        rows = None if self._shelf is None else self._shelf.embeddings(view, int(self._llama.n_embd()))
-        if rows is not None:
-            self._embeddings[view] = rows
-        return rows is not None
-
-    def _keep_embeddings(self) -> None:
-        while self._unkept and self._shelf is not None:
-            view, (name, rows) = self._unkept.popitem()
-            self._shelf.keep_embeddings(view, name, rows)
-
     def _write(
         self, tokens: Iterator[int], decoder: PieceDecoder, max_tokens: int, room: int, reply: int, top: int
     ) -> Iterator[str]:
         """Yield the answer's text as it is written and leave the reason it ended in `self.reading`."""
-        llama, reading = self._llama, self.reading
+        llama, reading, parts = self._llama, self.reading, self._parts
+        written: list[int] = []
         reading.finish_reason = "stopped"
         self._tell("writing", 0)
         try:
@@ -442,10 +403,11 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                     reading.finish_reason = "stop"
                     break
                 reading.answer_tokens += 1
+                written.append(token)
                 if reading.odds is not None:
                     # What the token was drawn from is there until the next one is evaluated.
-                    reading.odds.append(token_odds(self._logits(), token, top, partial(_piece, llama)))
-                yield from decoder.feed(_piece(llama, token))
+                    reading.odds.append(token_odds(self._logits(), token, top, partial(piece_of, llama=llama)))
+                yield from decoder.feed(piece_of(token, llama))
                 if decoder.stopped:
                     reading.finish_reason = "stop"
                     break
@@ -455,6 +417,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         except RuntimeError as error:
             if not self.stopped.is_set():
                 raise EngineFailed("llama.cpp", f"it could not go on writing ({error})") from error
+        finally:
+            self._written.add(parts, written, llama)
         self._answered = self._answered or reading.finish_reason != "stopped"
         yield from decoder.finish()
 
@@ -477,10 +441,6 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             self.rates.learn(stage, amount, seconds)
 
 
-def _with_pixels(picture: Picture | RememberedPicture) -> Picture:
-    return picture if isinstance(picture, Picture) else picture.open()
-
-
 def _require_grammar(grammar: Any) -> None:
     """Raise `UsageError` for a grammar that llama.cpp cannot read; it would end the process later."""
     sampler = c.llama_sampler_init_grammar(None, grammar._grammar.encode(), grammar._root.encode())
@@ -491,15 +451,6 @@ def _require_grammar(grammar: Any) -> None:
 
 def _picture_cells(timeline: Sequence[Cell]) -> int:
     return sum(isinstance(cell, PictureCell) for cell in timeline)
-
-
-def _piece(llama: Any, token: int) -> bytes:
-    buffer = ctypes.create_string_buffer(64)
-    length = c.llama_token_to_piece(llama._model.vocab, token, buffer, len(buffer), 0, False)
-    if length < 0:
-        buffer = ctypes.create_string_buffer(-length)
-        length = c.llama_token_to_piece(llama._model.vocab, token, buffer, len(buffer), 0, False)
-    return buffer.raw[:length]
 
 
 def _keep_at_exit(handler: weakref.ref[LlavaChatHandler]) -> None:

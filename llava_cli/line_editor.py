@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llava_cli.private_files import make_directory
-from llava_cli.render import Output, sanitise
+from llava_cli.render import Output
+from llava_cli.sanitiser import sanitise
 from llava_cli.slash import COMMANDS, SUFFIXES, is_open_block
 
 if TYPE_CHECKING:

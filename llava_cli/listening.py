@@ -34,7 +34,9 @@ _LAST_SECONDS = 2
 def bind(host: str, port: int) -> socket.socket:
     """Take the port, so that nobody else can; connections are refused until somebody listens."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # `localhost` is two addresses; most programs try the older one.
+        family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         taken = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise UsageError(host, "not an address of this computer", hint="127.0.0.1 is itself, 0.0.0.0 all") from error

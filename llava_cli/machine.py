@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import subprocess
@@ -36,14 +37,18 @@ def memory_room(root: Path = Path("/")) -> Limit | None:
     return next((limit for limit in limits(root) if limit.of == "memory"), None)
 
 
-def physical_cores() -> int:
-    """Count the physical cores this process may run on; hyper-threads only slow llama.cpp down."""
+def physical_cores(root: Path = Path("/")) -> int:
+    """Count the physical cores this process may use; hyper-threads only slow llama.cpp down.
+
+    A container may be given the time of fewer cores than it sees, and more threads would wait for one another.
+    """
     try:
         allowed = os.sched_getaffinity(0)
         siblings = {Path(f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list").read_text() for n in allowed}
+        cores = len(siblings)
     except (AttributeError, OSError):
-        return max(1, os.cpu_count() or 1)
-    return max(1, len(siblings))
+        cores = os.cpu_count() or 1
+    return max(1, math.ceil(min([cores, *_cpu_quotas(root)])))
 
 
 def logical_cores() -> int:
@@ -63,6 +68,15 @@ def processor() -> str:
     return _command("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string").strip() or os.uname().machine
 
 
+def throttled() -> int:
+    """Return the bits in which the firmware of a Raspberry Pi tells why it slowed down; 0 if it did not, and elsewhere.
+
+    Bit 0 is too little voltage now, bits 1 to 3 are limits by that or by heat; 16 more: at some time since the start.
+    """
+    found = re.search(r"throttled=0x([0-9a-f]+)", _command("vcgencmd", "get_throttled"))
+    return int(found[1], 16) if found else 0
+
+
 def is_32_bit() -> bool:
     """Tell whether this Python, and so llama.cpp, can address no more than 4 GB."""
     return sys.maxsize < 1 << 32
@@ -70,8 +84,10 @@ def is_32_bit() -> bool:
 
 def _system_memory(root: Path) -> Iterator[Limit]:
     numbers = _numbers(_text(root / "proc/meminfo"), r"^(\w+):\s+(\d+) kB$", 1024)
-    if "MemAvailable" in numbers:
-        yield Limit("memory", "memory of this computer", numbers["MemAvailable"], numbers.get("MemTotal", 0))
+    # WSL 1 and very old kernels do not add up what they would give.
+    free = sum(numbers.get(kind, 0) for kind in ("MemFree", "Buffers", "Cached"))
+    if room := numbers.get("MemAvailable", free):
+        yield Limit("memory", "memory of this computer", room, numbers.get("MemTotal", 0))
     elif sys.platform == "darwin" and root == Path("/"):
         yield from _mac_memory(_command("/usr/sbin/sysctl", "-n", "hw.memsize"), _command("/usr/bin/vm_stat"))
 
@@ -86,24 +102,38 @@ def _mac_memory(size: str, vm_stat: str) -> Iterator[Limit]:
 
 
 def _cgroup_limits(root: Path) -> Iterator[Limit]:
-    """Find the limits of our control group and of all above it; the files of version 1 and 2 differ."""
+    for group, unified in _groups(root, "memory"):
+        yield from _unified(group) if unified else _version_1(group)
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    for group, unified in _groups(root, "cpu"):
+        names = ("cpu.max",) if unified else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        words = [word for name in names for word in _text(group / name).split()]
+        # Without a limit the first is `max`, or -1.
+        if len(words) == 2 and all(word.isdigit() and int(word) for word in words):
+            yield int(words[0]) / int(words[1])
+
+
+def _groups(root: Path, controller: str) -> Iterator[tuple[Path, bool]]:
+    """Find our control group and all above it, and whether they are of version 2; their files differ."""
     mounts = [line.split() for line in _text(root / "proc/self/mountinfo").splitlines()]
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         unified = number == "0" and not controllers
-        if not unified and "memory" not in controllers.split(","):
+        if not unified and controller not in controllers.split(","):
             continue
         for mount in mounts:
             kind, options = mount[mount.index("-") + 1], mount[-1].split(",")
-            if kind != ("cgroup2" if unified else "cgroup") or not (unified or "memory" in options):
+            if kind != ("cgroup2" if unified else "cgroup") or not (unified or controller in options):
                 continue
             top = root / mount[4].lstrip("/")
             # In a container the path is told from the host's point of view, and the mount begins in the middle of it.
             inner = path.removeprefix(mount[3].rstrip("/")) if path.startswith(mount[3].rstrip("/")) else ""
             here = top / inner.strip("/")
             while here.is_relative_to(top):
-                yield from _unified(here) if unified else _version_1(here)
+                yield here, unified
                 here = here.parent
 
 

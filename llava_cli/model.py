@@ -180,6 +180,13 @@ class Model:
         if isinstance(shown, Picture):
             self._handler.prepare(self._llama, shown)
 
+    def rewind(self) -> None:
+        """Make the next answer equal, to the byte, to that of a model which was asked nothing else before.
+
+        What was read together differs in its last bits from what was read apart; the picture need not be read again.
+        """
+        self._handler.rewind()
+
     def hear(self, on_stage: StageListener | None) -> None:
         """Let `on_stage` hear what begins from now on, in place of the listener so far."""
         self._handler.on_stage = on_stage

@@ -13,6 +13,7 @@ from typing import Any
 
 from llava_cli.errors import UsageError
 from llava_cli.prompts import LAYOUT_NAMES
+from llava_cli.sanitiser import sanitise
 
 Entry = Mapping[str, Any]
 """One `[[model]]`, as it stands in the file."""
@@ -43,7 +44,7 @@ def _own_table(path: Path) -> Iterable[Entry]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return ()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(str(path), f"your list of models cannot be read ({error})", hint=f"mend {path}") from error
     entries = table.get("model", [])
     if faults := [*_faults_of_file(table), *_faults_of_entries(entries)]:
@@ -114,9 +115,14 @@ def _is_file_name(value: Any) -> bool:
     return not {"", ".", ".."} & set(value.split("/"))
 
 
+def _is_line(value: Any) -> bool:
+    # The completion of a shell shows it: there is nobody on that way who would take anything out.
+    return isinstance(value, str) and "" != value == sanitise(value) and not set("\n\t") & set(value)
+
+
 # Names of repositories, revisions and files become parts of paths: nothing in them may lead elsewhere.
 _REPO = _text(r"\w[\w.-]*/\w[\w.-]*", "a repository of the hub (owner/name)")
-_SENTENCE = _text(r"[^\x00-\x1f\x7f]+", "a line of text")
+_SENTENCE = _is_line, "a line of text"
 _COUNT = _is_whole, "a whole number above 0"
 _NAME = _text(r"\w[\w.+-]*", "a name of letters, digits and . _ + - (no spaces or colons)")
 

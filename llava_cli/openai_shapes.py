@@ -95,7 +95,7 @@ def chunks(pieces: Iterator[str], ending: Ending, model: str, *, with_usage: boo
 
 def completion(pieces: Iterator[str], ending: Ending, model: str) -> dict[str, Any]:
     """Wait for the answer and return it as one object."""
-    answer = {"role": "assistant", "content": "".join(pieces), "refusal": None}
+    answer = {"role": "assistant", "content": "".join(pieces)}
     choice = {"index": 0, "message": answer, "logprobs": _logprobs(ending.odds), "finish_reason": _reason(ending)}
     return {**_envelope("chat.completion", model), "choices": [choice], "usage": usage(ending)}
 

@@ -28,7 +28,7 @@ def save(spec: ModelSpec) -> Path:
         if tomllib.loads(after)["model"] != [*others, *tomllib.loads(entry)["model"]]:
             raise UsageError(str(path), "nothing can be added to it", hint=f"write it yourself:\n{entry}")
         replace_text(path, after)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(str(path), f"the list of your own models cannot be changed ({error})", hint="") from error
     return path
 
@@ -47,7 +47,7 @@ def _comments_below(block: str) -> str:
 def _name(block: str) -> object:
     try:
         models = tomllib.loads(block).get("model", [])
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return None
     return models[0].get("id") if models else None
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_EMBEDDINGS, _PREFIX = "embeddings", "prefix"
+_EMBEDDINGS, _PREFIX, _OPENING = "embeddings", "prefix", "opening"
+"""Kinds of entries: a picture's embeddings; the cells up to the first picture; those in front of it, in all prompts."""
 
 _SHAPES_NO_CELL = {"n_ctx", "n_threads", "n_threads_batch", "no_perf"}
 """Fields of llama.cpp's context parameters that may differ. Sums are split by row, not by thread."""
@@ -50,7 +51,14 @@ class KeptPicture:
 class PrefixCache:
     """The pictures this user's models have read, on disk, at most `size` bytes. One object may serve many models."""
 
-    def __init__(self, directory: Path | None = None, *, size: int = LoadOptions.cache_size) -> None:
+    def __init__(
+        self, directory: Path | None = None, *, size: int = LoadOptions.cache_size, keeps_prefixes: bool = True
+    ) -> None:
+        """Open it. Without `keeps_prefixes`, those that are there are used, but of a new picture only embeddings stay.
+
+        That is for many pictures, few of which are asked about again: their prefixes would push out all others.
+        """
+        self._keeps_prefixes = keeps_prefixes
         self._files = CacheFiles(directory or cache_dir() / "pictures", data_dir() / "cache.key", size)
         self.notes: list[str] = []
         """Things worth saying once: why it is not used, or why a picture could not be kept."""
@@ -71,11 +79,13 @@ class PrefixCache:
             return identities == [file_identity(path, since_ns) for path in paths]
 
         model, tower = identities
-        return Shelf(self._files, self.notes, _cell_facts(llama, model), {"projector": tower, **_engine()}, is_current)
+        cells, features = _cell_facts(llama, model), {"projector": tower, **_engine()}
+        return Shelf(self._files, self.notes, cells, features, is_current, keeps_prefixes=self._keeps_prefixes)
 
     def pictures(self) -> list[KeptPicture]:
         """List what is kept, by picture, the most recently used first."""
-        entries = sorted(self._files.entries(), key=lambda entry: entry.about["sha256"])
+        of_pictures = [entry for entry in self._files.entries() if entry.kind != _OPENING]
+        entries = sorted(of_pictures, key=lambda entry: entry.about["sha256"])
         kept = []
         for sha256, group in groupby(entries, key=lambda entry: entry.about["sha256"]):
             mine = list(group)
@@ -84,6 +94,10 @@ class PrefixCache:
             prefixes = sum(entry.kind == _PREFIX for entry in mine)
             kept.append(KeptPicture(sha256, latest.about["name"], size, prefixes, max(e.used for e in mine)))
         return sorted(kept, key=lambda picture: picture.used, reverse=True)
+
+    def openings_size(self) -> int:
+        """Return the bytes on disk for system prompts, which stand in front of every picture."""
+        return sum(entry.size for entry in self._files.entries() if entry.kind == _OPENING)
 
     def made_by(self, files: Iterable[Path]) -> list[Entry]:
         """List what was read with one of these model files or projectors."""
@@ -103,13 +117,21 @@ class Shelf:
     """What one pair of model files, opened in one way, has in the cache. Nothing here ever fails a question."""
 
     def __init__(
-        self, files: CacheFiles, notes: list[str], cells: Key | None, features: Key, is_current: Callable[[], bool]
+        self,
+        files: CacheFiles,
+        notes: list[str],
+        cells: Key | None,
+        features: Key,
+        is_current: Callable[[], bool],
+        *,
+        keeps_prefixes: bool,
     ) -> None:
         self._files = files
         self._notes = notes
         self._cells = cells
         self._features = features
         self._is_current = is_current
+        self._keeps_prefixes = keeps_prefixes
         self._failed: set[str] = set()
         """Kinds that could not be kept: what fails for one picture fails for the next, and costs time each time."""
 
@@ -127,25 +149,28 @@ class Shelf:
         self._keep(_EMBEDDINGS, self._features_key(view), {"sha256": view.sha256, "name": name}, rows.tobytes)
 
     def lacks(self, prefix: Sequence[Cell]) -> bool:
-        """Tell whether `prefix` could be kept and is not."""
-        can = self._cells is not None and _PREFIX not in self._failed and bool(prefix)
-        return can and not self._files.has(_PREFIX, self._prefix_key(prefix))
+        """Tell whether `prefix` should be kept and is not."""
+        kind = _kind_of(prefix)
+        wanted = bool(prefix) and (kind != _PREFIX or self._keeps_prefixes)
+        can = wanted and self._cells is not None and kind not in self._failed
+        return can and not self._files.has(kind, self._prefix_key(prefix))
 
     def keep_prefix(self, prefix: Sequence[Cell], names: Mapping[str, str], cache: KvCache) -> None:
-        """Keep `prefix`, which must be `cache.prefix()`; `cache` forgets what stands behind it."""
-        sha256 = _view_of(prefix).sha256
-        about = {"sha256": sha256, "name": names.get(sha256, "")}
-        self._keep(_PREFIX, self._prefix_key(prefix), about, lambda: cache.save(prefix))
+        """Keep `prefix`, which must be `cache.prefix()` or its opening; `cache` forgets what stands behind it."""
+        view = _view_of(prefix)
+        about = {} if view is None else {"sha256": view.sha256, "name": names.get(view.sha256, "")}
+        self._keep(_kind_of(prefix), self._prefix_key(prefix), about, lambda: cache.save(prefix))
 
     def restore(self, prefix: Sequence[Cell], cache: KvCache) -> bool:
         """Make `cache` hold `prefix` and nothing else, if it is kept; else change nothing."""
         if self._cells is None or not prefix:
             return False
-        state = self._files.read(_PREFIX, self._prefix_key(prefix))
+        state = self._files.read(_kind_of(prefix), self._prefix_key(prefix))
         if state is None or not cache.restore(prefix, state):
             return False
         # They are small and next to go; a new system prompt will want them.
-        self._files.touch(_EMBEDDINGS, self._features_key(_view_of(prefix)))
+        if (view := _view_of(prefix)) is not None:
+            self._files.touch(_EMBEDDINGS, self._features_key(view))
         return True
 
     def _keep(self, kind: str, key: Key, about: dict[str, str], make: Callable[[], bytes | bytearray]) -> None:
@@ -185,8 +210,12 @@ def _runs(cells: Sequence[Cell]) -> Iterator[int | list[str | int]]:
             yield from (cell for cell in run if isinstance(cell, int))
 
 
-def _view_of(prefix: Sequence[Cell]) -> View:
-    return next(cell.view for cell in prefix if isinstance(cell, PictureCell))
+def _view_of(prefix: Sequence[Cell]) -> View | None:
+    return next((cell.view for cell in prefix if isinstance(cell, PictureCell)), None)
+
+
+def _kind_of(prefix: Sequence[Cell]) -> str:
+    return _OPENING if _view_of(prefix) is None else _PREFIX
 
 
 def _cell_facts(llama: Any, model: str | None) -> Key | None:

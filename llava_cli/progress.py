@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from llava_cli.pull import FETCHING, HERE, WAITING, Progress
-from llava_cli.render import Output, in_bytes, sanitise
+from llava_cli.render import Output, in_bytes
+from llava_cli.sanitiser import sanitise
 
 _STEP = 5
 _WINDOW = 20
@@ -71,27 +72,17 @@ class PullDisplay:
 
     def _begun(self) -> Any:
         if self._bars is None:
-            from rich.constrain import Constrain
             from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-            from rich.progress import Progress as RichProgress
             from rich.table import Column
 
-            console = self._output.console()
-
-            class Bars(RichProgress):
-                def get_renderables(self) -> Iterator[Any]:
-                    # A terminal writes ^C behind the last bar; on a full line that would make another line of it.
-                    yield Constrain(self.make_tasks_table(self.tasks), console.width - 3)
-
-            self._bars = Bars(
+            self._bars = bars(
+                self._output.console(),
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
                 TaskProgressColumn(),
                 TextColumn("{task.fields[amount]}", markup=False, table_column=Column(no_wrap=True)),
                 TextColumn("{task.fields[doing]}", markup=False),
-                console=console, transient=True, expand=True, refresh_per_second=5,
-                redirect_stdout=False, redirect_stderr=False,
-            )  # fmt: skip
+            )
             self._bars.start()
         return self._bars
 
@@ -106,6 +97,22 @@ class PullDisplay:
         if percent > self._percent:
             self._percent = percent
             self._output.report(f"{percent:3} %  {in_bytes(done)} of {in_bytes(size)}{self._pace.suffix(size - done)}")
+
+
+def bars(console: Any, *columns: Any) -> Any:
+    """Return rich's bars on a console, which go when they are done; they are not started yet."""
+    from rich.constrain import Constrain
+    from rich.progress import Progress as RichProgress
+
+    class Bars(RichProgress):
+        def get_renderables(self) -> Iterator[Any]:
+            # A terminal writes ^C behind the last bar; on a full line that would make another line of it.
+            yield Constrain(self.make_tasks_table(self.tasks), console.width - 3)
+
+    return Bars(
+        *columns, console=console, transient=True, expand=True, refresh_per_second=5,
+        redirect_stdout=False, redirect_stderr=False,
+    )  # fmt: skip
 
 
 class _Pace:
@@ -132,14 +139,15 @@ class _Pace:
         if end - start < 0.5 or last == first:
             return ""
         speed = (last - first) / (end - start)
-        return f" · {in_bytes(speed)}/s · {_time_left(left / speed)}"
+        return f" · {in_bytes(speed)}/s · {time_left(left / speed)}"
 
     def text(self, progress: Progress) -> str:
         """Write them for one file."""
         return self.suffix(progress.size - progress.done).removeprefix(" · ")
 
 
-def _time_left(seconds: float) -> str:
+def time_left(seconds: float) -> str:
+    """Write how long something will take for people."""
     if seconds < 60:
         return f"{seconds:.0f} s left"
     if seconds < 3600:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import math
 import os
-import re
 import sys
 import threading
 import time
-import unicodedata
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 from llava_cli.errors import LlavaError, ReaderGone
 from llava_cli.markdown_stream import MarkdownStream, markdown
 from llava_cli.pager import opened_pager
+from llava_cli.sanitiser import sanitise
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llava_cli.reply import Usage
     from llava_cli.settings import LoadOptions
 
-_STAGES = {
+STAGES = {
     "loading": "loading the model",
     "looking": "looking at the picture",
     "reading": "reading the question",
@@ -33,20 +33,6 @@ _STAGES = {
     "keeping": "keeping the picture for next time",
     "checking": "computing the same in NumPy",
 }
-
-# Overrides of the reading direction make text look like other text; tag characters are invisible text.
-_HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f\ud800-\udfff]")
-
-
-def sanitise(text: str) -> str:
-    """Drop what a terminal would obey (control codes, direction overrides); keep all that is text.
-
-    Works on single characters, so an escape sequence cut between two tokens is harmless as well.
-    """
-    kept = _HIDDEN.sub("", text)
-    if kept.isprintable():
-        return kept
-    return "".join(c for c in kept if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
 class Output:
@@ -81,18 +67,22 @@ class Output:
         written = False
         for piece in pieces:
             self._quieten_stage_line()
-            self.write(sanitise(piece))
+            self.write(piece)
             written = True
         self.end_stage()
         if written:
             self.write("\n")
 
     def write(self, text: str) -> None:
-        """Write `text` to stdout now; raise `LlavaError` if it cannot be written."""
+        """Write what is text in `text` to stdout now; raise `LlavaError` if it cannot be written."""
+        self._send(sanitise(text))
+
+    def _send(self, drawn: str) -> None:
+        """Write what this room has drawn itself, colours and all."""
         if sys.stdout is None:
             raise LlavaError("standard output", "it is closed, so the answer has nowhere to go")
         try:
-            sys.stdout.write(text)
+            sys.stdout.write(drawn)
             sys.stdout.flush()
         except BrokenPipeError as error:
             raise ReaderGone("standard output", "the reader has left") from error
@@ -126,7 +116,7 @@ class Output:
     def styled(self, text: str, style: str = "") -> None:
         """Write lines in a style of rich's, plainly where there are no styles."""
         if not self.rich:
-            self.write(sanitise(text) + "\n")
+            self.write(f"{text}\n")
             return
         from rich.text import Text
 
@@ -135,7 +125,7 @@ class Output:
     def markdown(self, text: str) -> None:
         """Write Markdown that is there as a whole."""
         if not self.rich:
-            self.write(sanitise(text) + "\n")
+            self.write(f"{text}\n")
             return
         self._print(markdown(sanitise(text)))
 
@@ -154,7 +144,7 @@ class Output:
         console = _console(sys.stdout, force_terminal=True)
         with console.capture() as drawn:
             console.print(what)
-        self.write(drawn.get())
+        self._send(drawn.get())
 
     def _quieten_stage_line(self) -> None:
         # Both streams on one terminal (`--plain`): the stage line must be gone before text appears.
@@ -177,7 +167,7 @@ class Output:
         if self._announces and name != "writing" and name not in self._announced:
             # A line that changes all the time is noise to a screen reader.
             self._announced.add(name)
-            _to_stderr(f"{_STAGES[name]}…")
+            _to_stderr(f"{STAGES[name]}…")
         if not self.lively or (name == "writing" and self.rich):
             return
         self._stage = _StageLine(stage_words(name, amount), getattr(amount, "seconds", 0.0))
@@ -245,7 +235,7 @@ class Output:
 
     def copy(self, text: str) -> None:
         """Put `text` on the clipboard of whoever looks at this terminal, also through ssh (OSC 52)."""
-        self.write(f"\x1b]52;c;{base64.b64encode(sanitise(text).encode()).decode()}\x07")
+        self._send(f"\x1b]52;c;{base64.b64encode(sanitise(text).encode()).decode()}\x07")
 
     def stats(self, usage: Usage, seed: int) -> None:
         """Print the numbers of one reply in one line on stderr."""
@@ -277,6 +267,10 @@ class Output:
         if error.hint:
             self.write(f"  do: {_one_line(error.hint)}\n")
 
+    def traceback(self, error: BaseException) -> None:
+        """Show where an error comes from: the lines of the program, and what it says itself."""
+        self.say("".join(traceback.format_exception(error)).rstrip())
+
     def error(self, error: LlavaError) -> None:
         """Show an error: what and why in one line, the way out in a second."""
         self.end_stage()
@@ -287,7 +281,7 @@ class Output:
 
 def stage_words(name: str, amount: int) -> str:
     """Say what a stage is for people: `reading the question (616 tokens)`."""
-    return _STAGES[name] + (f" ({amount} tokens)" if amount else "")
+    return STAGES[name] + (f" ({amount} tokens)" if amount else "")
 
 
 def in_bytes(size: float) -> str:
@@ -321,7 +315,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _one_line(text: str) -> str:
-    return sanitise(text).replace("\n", " ")
+    return " ".join(sanitise(text).splitlines())
 
 
 def _to_stderr(line: str, *, end: str = "\n") -> None:

@@ -10,7 +10,8 @@ from llava_cli.chat_commands import ChatCommands
 from llava_cli.errors import LlavaError, Stopped
 from llava_cli.line_editor import LineEditor, Lines, PlainLines
 from llava_cli.pictures import Picture
-from llava_cli.render import Output, sanitise
+from llava_cli.render import Output
+from llava_cli.sanitiser import sanitise
 from llava_cli.session import Session
 from llava_cli.settings import ChatOptions, data_dir
 from llava_cli.slash import read_line
@@ -153,7 +154,7 @@ class Repl:
     def _describe(self) -> None:
         """Write prompt and status: picture and share of the window in use; model, speed, tokens reused."""
         pictures, share = self._session.pictures, self._session.share_in_use
-        name = _short_name(pictures[-1].name) if pictures else ""
+        name = sanitise(_short_name(pictures[-1].name)) if pictures else ""
         model = sanitise(self._session.model_name)
         self._message = " ".join(filter(None, [name, f"{share:.0%}" if share else "", "› "]))
         parts = [model + (" · loading…" if self._session.is_loading else "")]

@@ -66,7 +66,9 @@ _RULES = {
     "object": '"{" (member ("," ws member)*)? "}"',
     "array": '"[" (value ("," ws value)*)? "]"',
 }
-"""What needs no schema. A string has no `\\u`, so that a character is one for `maxLength`, too."""
+"""What needs no schema. A string has no `\\u`, so that a character is one for `maxLength`, too.
+
+llama.cpp takes some bytes together for characters that are none. No trained model writes them; the check finds them."""
 
 
 def grammar_of(schema: Schema | bool, fits: Callable[[Schema | bool, Any], bool]) -> str:

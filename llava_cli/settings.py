@@ -83,12 +83,13 @@ class LoadOptions:
     Of a 7B model a picture takes 9 MB, and each prompt it was read with 325 MB. 0: nothing is kept."""
 
     def __post_init__(self) -> None:
-        _at_least("context", self.context, 64 if self.context else 0)
-        _at_least("pictures", self.pictures, 1)
+        # llama.cpp takes numbers of 32 bits, and aborts over threads it cannot have.
+        _within("context", self.context, 64 if self.context else 0, 2**31 - 1)
+        _within("pictures", self.pictures, 1, 2**16)
         require_detail(self.detail)
-        _at_least("threads", self.threads, 0)
-        _at_least("ubatch", self.ubatch, 32 if self.ubatch else 0)
-        _at_least("cache size", self.cache_size, 0)
+        _within("threads", self.threads, 0, 512)
+        _within("ubatch", self.ubatch, 32 if self.ubatch else 0, 2**16)
+        _within("cache size", self.cache_size, 0, 2**63 - 1)
         if self.kv not in get_args(Kv):
             raise UsageError("kv", f"must be {' or '.join(get_args(Kv))}, not {self.kv!r}")
         if self.projector_quant not in PROJECTOR_QUANTS:
@@ -113,11 +114,15 @@ class Sampling:
     def __post_init__(self) -> None:
         if not math.isfinite(self.temperature) or self.temperature < 0:
             raise UsageError("temperature", f"must be 0 or more, not {self.temperature}")
-        _at_least("max tokens", self.max_tokens, 1)
-        if self.seed is not None and not 0 <= self.seed < 2**32 - 1:
-            raise UsageError("seed", f"must be between 0 and 4294967294, not {self.seed}")
+        _within("max tokens", self.max_tokens, 1, 2**31 - 1)
+        _within("seed", self.seed or 0, 0, 2**32 - 2)
         if not 0 < self.top_p <= 1:
             raise UsageError("top p", f"must be above 0 and at most 1, not {self.top_p}")
+        _within("top k", self.top_k, 0, 2**31 - 1)
+        if not 0 <= self.min_p <= 1:
+            raise UsageError("min p", f"must be between 0 and 1, not {self.min_p}")
+        if not 0 < self.repeat_penalty < math.inf:
+            raise UsageError("repeat penalty", f"must be above 0, not {self.repeat_penalty}")
 
 
 @dataclass(frozen=True)
@@ -139,9 +144,12 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         raise UsageError(name, f"must be one of {', '.join(known)}, not {value!r}")
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise UsageError(name, f"must be {least} or more, not {value}")
+def _within(name: str, value: int, least: int, most: int) -> None:
+    if least <= value <= most:
+        return
+    limit = f"{least} or more" if value < least else f"{most} or less"
+    # What has no end is not written out.
+    raise UsageError(name, f"must be {limit}, not {value if abs(value) < 2**64 else 'a number of so many digits'}")
 
 
 @dataclass(frozen=True)
@@ -236,7 +244,7 @@ def _from_config() -> dict[str, object]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(str(path), f"the config file cannot be read ({error})") from error
     for key in table:
         if key not in _TYPES:
@@ -250,10 +258,10 @@ def _convert(value: object, kind: type, where: str) -> object:
     if kind is str and isinstance(value, str):
         return value
     if kind in (int, float, ByteSize) and isinstance(value, str | int | float) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             return kind(str(value))
     expected = "a size such as 2 GiB" if kind is ByteSize else kind.__name__
-    raise UsageError(where, f"expected {expected}, not {value!r}")
+    raise UsageError(where, f"expected {expected}, not {value!r:.80}")
 
 
 _BOOLEANS = {

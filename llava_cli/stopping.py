@@ -5,14 +5,17 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from llava_cli.model import Model
+
+class Stoppable(Protocol):
+    """What runs, and can be stopped from a signal handler."""
+
+    def stop(self) -> None: ...
 
 
 @contextmanager
-def ctrl_c_stops(model: Model) -> Iterator[None]:
+def ctrl_c_stops(model: Stoppable) -> Iterator[None]:
     """Let Ctrl-C stop the answer and keep its text; a second one ends the program as usual."""
 
     def stop(_signal: int, _frame: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import groupby, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _PLACEHOLDER = 0
 """Stands in `Llama.input_ids` where a picture is. That array cannot tell pictures apart; our cells can."""
 
+_ANSWERS_KNOWN = 64
+
 _SHORT = 64
 """Cells that are cheap to read again, beside a picture; a system sentence has about 35."""
 
@@ -36,17 +39,62 @@ Cell = int | PictureCell
 """A token, or one row of a picture."""
 
 
-def cells_of(parts: Sequence[Part], llama: Any, view: Callable[[Picture | RememberedPicture], View]) -> list[Cell]:
+class WrittenAnswers:
+    """The tokens that answers were written in, so that the cache knows them again in the prompt of the next question.
+
+    A model may write a word in other tokens than its tokenizer cuts it into. Those would all be read anew.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: OrderedDict[tuple[bool, bytes], list[int]] = OrderedDict()
+
+    def add(self, parts: Sequence[Part], written: Sequence[int], llama: Any) -> None:
+        """Remember that the tokens `written` came behind the prompt `parts`."""
+        before = parts[-1]
+        text = before if isinstance(before, str) else ""
+        tokens = [*(self.of(text, llama) if text else ()), *written]
+        data = text.encode("utf-8", "replace") + b"".join(piece_of(token, llama) for token in written)
+        # Behind a special token the answer is a text of its own, and the layout decides how it begins.
+        for is_bare in {isinstance(text, Bare)} if text else (False, True):
+            self._tokens[is_bare, data] = tokens
+        while len(self._tokens) > _ANSWERS_KNOWN:
+            self._tokens.popitem(last=False)
+
+    def of(self, text: str, llama: Any) -> list[int]:
+        """Tokenise a text of a prompt; one that ends with a known answer comes back as it was written."""
+        known = self._tokens.get((isinstance(text, Bare), text.encode("utf-8", "replace")))
+        return _text_tokens(text, llama) if known is None else known
+
+
+def piece_of(token: int, llama: Any) -> bytes:
+    """Return the bytes a token stands for."""
+    from llama_cpp import llama_cpp as c
+
+    buffer = ctypes.create_string_buffer(64)
+    length = c.llama_token_to_piece(llama._model.vocab, token, buffer, len(buffer), 0, False)
+    if length < 0:
+        buffer = ctypes.create_string_buffer(-length)
+        length = c.llama_token_to_piece(llama._model.vocab, token, buffer, len(buffer), 0, False)
+    return buffer.raw[:length]
+
+
+def cells_of(
+    parts: Sequence[Part],
+    llama: Any,
+    view: Callable[[Picture | RememberedPicture], View],
+    written: WrittenAnswers | None = None,
+) -> list[Cell]:
     """Tokenise `parts` as the authors' `tokenizer_image_token` does, BOS first if the model wants one.
 
-    `view` tells what the model's tower sees of a picture.
+    `view` tells what the model's tower sees of a picture. Answers that were `written` here keep their tokens.
     """
+    written = written or WrittenAnswers()
     cells: list[Cell] = [llama.token_bos()] if llama._model.add_bos_token() else []
     for part in parts:
         if isinstance(part, Special):
             cells.append(_special_token(part, llama))
         elif isinstance(part, str):
-            cells.extend(_text_tokens(part, llama))
+            cells.extend(written.of(part, llama))
         else:
             seen = view(part)
             cells.extend(PictureCell(seen, row) for row in range(seen.tokens))
@@ -118,6 +166,12 @@ def up_to_first_picture(cells: Sequence[Cell]) -> list[Cell]:
     return []
 
 
+def opening_of(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the text in front of the first picture: the system prompt, the same for every picture."""
+    prefix = up_to_first_picture(cells)
+    return prefix[: _runs_of(prefix)[0][1]] if prefix and isinstance(prefix[0], int) else []
+
+
 class KvCache:
     """What is in the KV cache of one `Llama`, recorded after every decode, so that it is always true."""
 
@@ -174,8 +228,12 @@ class KvCache:
         prefix = up_to_first_picture(self.cells())
         return prefix if prefix and self._runs[: len(_runs_of(prefix))] == _runs_of(prefix) else []
 
+    def rewind(self) -> None:
+        """Forget what stands behind the first picture: the next question is read as if it were the first."""
+        self._forget_all_but(self.prefix())
+
     def save(self, prefix: Sequence[Cell]) -> bytearray:
-        """Return llama.cpp's state of `prefix`, which must be what `prefix()` gives; forget what stands behind it."""
+        """Return llama.cpp's state of `prefix`, or its opening, of what `prefix()` gives; forget what stands behind."""
         from llama_cpp import llama_cpp as c
 
         context = self._llama.ctx

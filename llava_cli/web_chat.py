@@ -19,7 +19,8 @@ from llava_cli.errors import LlavaError, ModelMissing, Stopped, UnreadablePictur
 from llava_cli.history import History
 from llava_cli.journal import Journal
 from llava_cli.pictures import Picture
-from llava_cli.render import elapsed, sanitise, stage_words
+from llava_cli.render import elapsed, stage_words
+from llava_cli.sanitiser import sanitise
 from llava_cli.settings import DEFAULT_QUESTION, Sampling, changed
 
 if TYPE_CHECKING:

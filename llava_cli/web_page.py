@@ -15,7 +15,7 @@ import gradio as gr
 
 from llava_cli.errors import LlavaError
 from llava_cli.pictures import LIMITS, Picture, open_picture
-from llava_cli.render import sanitise
+from llava_cli.sanitiser import sanitise
 from llava_cli.settings import DEFAULT_QUESTION, Settings
 from llava_cli.web_chat import View, Visitor, Visitors, Wishes
 

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzzing import register_profiles
 from tests.tiny_model import write_tiny_pair
+
+register_profiles()
 
 # A shell that runs the tests in the background lets them, and whatever they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -59,6 +62,6 @@ def here(
         monkeypatch.setattr(sys, "argv", ["llava", *map(str, arguments)])
         code = cli._run()
         written = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, written.out, written.err)
+        return subprocess.CompletedProcess(list(map(str, arguments)), code, written.out, written.err)
 
     return run

@@ -88,6 +88,22 @@ def tiff(
     return magic + struct.pack(order + "I", start) + pixels.ljust(start - 8, b"\0") + directory + values
 
 
+def tiff_of_pages(count: int) -> bytes:
+    """Write a TIFF of many pages, each of the same black pixel."""
+    page = tiff(tiff_size(1, 1, [8], 1), b"\0")
+    start = struct.unpack_from("<I", page, 4)[0]
+    length = len(page) - start
+    pages = [page[start:-4] + struct.pack("<I", start + length * number) for number in range(1, count + 1)]
+    return page[:start] + b"".join(pages)[:-4] + b"\0\0\0\0"
+
+
+def gif_of_frames(count: int) -> bytes:
+    """Write a GIF of many frames, each of the same black pixel."""
+    one = encoded(Image.new("P", (1, 1)), "GIF")
+    start = one.index(b",")
+    return one[:start] + one[start:-1] * count + b";"
+
+
 def tiff_size(
     width: int, height: int, bits: list[int], photometric: int, compression: int = 1
 ) -> list[tuple[int, int, list[int]]]:
@@ -138,9 +154,16 @@ def icc_with_primaries(*primaries: tuple[float, float, float]) -> bytes:
     return bytes(profile)
 
 
+Primaries = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
+
+DISPLAY_P3: Primaries = ((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))
+ADOBE_RGB: Primaries = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+"""XYZ of red, green and blue, adapted to D50."""
+
+
 def icc_display_p3() -> bytes:
     """Describe the colours of phones and recent screens."""
-    return icc_with_primaries((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))
+    return icc_with_primaries(*DISPLAY_P3)
 
 
 def icc_srgb_rounded_otherwise() -> bytes:
@@ -161,19 +184,31 @@ def icc(space: bytes, device: bytes, connection: bytes, tags: dict[bytes, bytes]
     return head.ljust(68, b"\0") + illuminant + b"\0" * 48 + rest
 
 
-LINEAR = b"curv\0\0\0\0" + struct.pack(">IH", 1, 256)
+def _curve(gamma: float) -> bytes:
+    return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
 
 
 def icc_linear_grey() -> bytes:
     """Describe grey levels that are proportional to light."""
-    return icc(b"GRAY", b"mntr", b"XYZ ", {b"kTRC": LINEAR})
+    return icc(b"GRAY", b"mntr", b"XYZ ", {b"kTRC": _curve(1)})
+
+
+def _icc_rgb(primaries: Primaries, gamma: float) -> bytes:
+    tags = {
+        name + b"XYZ": b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in xyz))
+        for name, xyz in zip((b"r", b"g", b"b"), primaries, strict=True)
+    }
+    return icc(b"RGB ", b"mntr", b"XYZ ", {**tags, **{name + b"TRC": _curve(gamma) for name in (b"r", b"g", b"b")}})
 
 
 def icc_linear_rgb() -> bytes:
     """Describe the colours of sRGB in levels that are proportional to light."""
-    primaries = {b"r": (28578, 14581, 912), b"g": (25241, 46981, 6362), b"b": (9376, 3972, 46799)}
-    tags = {name + b"XYZ": b"XYZ \0\0\0\0" + struct.pack(">3i", *xyz) for name, xyz in primaries.items()}
-    return icc(b"RGB ", b"mntr", b"XYZ ", {**tags, **{name + b"TRC": LINEAR for name in primaries}})
+    return _icc_rgb(((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.7141)), 1)
+
+
+def icc_adobe_rgb() -> bytes:
+    """Describe the colours of cameras that are set to Adobe RGB."""
+    return _icc_rgb(ADOBE_RGB, 563 / 256)
 
 
 def icc_only_black_ink_shows() -> bytes:

@@ -17,6 +17,10 @@ QUESTION = "What color is the circle?"
 OTHER = "How many shapes are there?"
 
 
+OPENING = 31
+"""Cells in front of the first picture: BOS, the system sentence and `USER: `."""
+
+
 def picture(seed, size=(40, 30)):
     """Return noise that only this seed gives."""
     pixels = random.Random(seed).randbytes(size[0] * size[1] * 3)

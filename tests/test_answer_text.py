@@ -33,6 +33,11 @@ def test_the_earliest_of_several_stop_strings_wins():
     assert "".join(decode([b"one END two STOP"], ["STOP", "END"])) == "one"
 
 
+@pytest.mark.parametrize("pieces", [[b"one STOP"], [b"one STO", b"P"], [b"one S", b"T", b"OP"]])
+def test_of_stop_strings_that_overlap_the_one_that_is_complete_first_wins(pieces):
+    assert "".join(decode(pieces, ["STOP", "TO"])) == "one S"
+
+
 def test_white_space_is_dropped_at_both_ends_and_kept_inside():
     assert "".join(decode([b" ", b"\n two", b"  words", b" \n", b"\n"])) == "two  words"
 

@@ -14,7 +14,7 @@ import pytest
 from llava_cli import LoadOptions, load
 from llava_cli.history import History
 from llava_cli.pictures import open_picture
-from llava_cli.render import sanitise
+from llava_cli.sanitiser import sanitise
 from llava_cli.sources import names_picture
 from llava_cli.vision import TowerFacts
 from tests.processes import LLAVA, SCENE, files_of, llava

@@ -1,5 +1,6 @@
 """Facts about the parts of `benchmarks/` that need no full-size model."""
 
+import os
 import sys
 
 import gguf
@@ -9,6 +10,7 @@ import pytest
 from benchmarks import results
 from benchmarks.make_random_llava import Shape, q4_k, q6_k, tensors_of, vocabulary
 from benchmarks.programs import Stats, llama_bench_speed, llava_stats
+from benchmarks.raspberry_pi import ROOT, Side, compare
 from benchmarks.watch import anonymous_bytes, watch
 
 KINDS = gguf.GGMLQuantizationType
@@ -81,3 +83,39 @@ def test_the_memory_of_a_program_is_seen():
 
 def test_anonymous_memory_is_read_from_the_status_of_a_process():
     assert 2048 == anonymous_bytes("VmRSS:\t  10 kB\nRssAnon:\t       2 kB\nRssFile:\t 8 kB\n")
+
+
+# The emulated Raspberry Pi.
+
+
+def told(answer="red", repack=True, features=("DOTPROD", "NEON")):
+    """What a side tells after one question."""
+    return {
+        "machine": "aarch64",
+        "features": list(features),
+        "options": {"repack": repack, "threads": 4, "ubatch": 640},
+        "answers": [{"scene": 1, "way": "single", "question": "What color?", "answer": answer, "truth": "red"}],
+        "seconds": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("good", "theirs", "chose"),
+    [
+        (True, told(), True),
+        (False, told("green"), True),
+        (False, told(repack=False), True),
+        (True, told(repack=False), False),
+        (False, told(repack=True, features=("NEON",)), True),
+    ],
+)
+def test_a_pi_is_right_if_its_answers_are_equal_and_it_chose_as_the_table_says(good, theirs, chose, capsys):
+    assert good is compare("shapes", told(repack=False, features=("AVX2",)), theirs, chose)
+    assert ("'red' here, 'green' there" in capsys.readouterr().out) == (theirs == told("green"))
+
+
+def test_a_side_tells_its_answers_and_how_the_model_was_opened():
+    side = Side((sys.executable,), {**os.environ, "PYTHONPATH": str(ROOT)})
+    found = side.answers("--scenes", "1", "--threads", "1", "--repack")
+    assert (10, True) == (len(found["answers"]), found["options"]["repack"])
+    assert [one["truth"] for one in found["answers"]] == [one["answer"] for one in found["answers"]]

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -249,7 +250,7 @@ def test_a_terminal_gets_a_table(tiny_pair):
     import pexpect
 
     ask(tiny_pair)
-    shown = pexpect.run(" ".join([*LLAVA, "cache"]), env={**os.environ, "TERM": "xterm"}).decode()
+    shown = pexpect.run(shlex.join([*LLAVA, "cache"]), env={**os.environ, "TERM": "xterm"}).decode()
     assert re.search(r"picture +size +last used\s+noise 1\.png +\d+\.\d kB +just now", re.sub(r"\x1b\[\d*m", "", shown))
 
 

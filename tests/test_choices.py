@@ -47,7 +47,7 @@ def test_a_choice_is_all_its_tokens_and_the_end_of_the_answer(model):
     tokens = [*llama.tokenize(b"red", add_bos=False), llama.token_eos()]
     total = 0.0
     for at, token in enumerate(tokens):
-        handler._cache.sync([*prompt, *tokens[:at]], handler._embeddings.__getitem__)
+        handler._cache.sync([*prompt, *tokens[:at]], handler._embeddings._rows.__getitem__)
         logits = handler._logits().astype(float)
         total += logits[token] - math.log(sum(math.exp(value) for value in logits))
     assert (len(tokens), pytest.approx(total, abs=1e-3)) == (choice.tokens, choice.log_probability)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llava_cli.model import load
-from llava_cli.render import sanitise
+from llava_cli.sanitiser import sanitise
 from tests.processes import LLAVA, SCENE, files_of, llava
 
 ANSWER = ("-t", "0", "-n", "12")

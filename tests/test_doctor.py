@@ -1,6 +1,7 @@
 """Facts about `llava doctor`."""
 
 import json
+import os
 
 import pytest
 
@@ -55,15 +56,68 @@ def test_a_library_that_does_not_load_gives_code_7_and_the_line_that_builds_it(m
     monkeypatch.setattr(checkup, "cpu_features", broken)
     found = check_up(find("shapes"), LoadOptions())
     assert 7 == found.exit_code
+    assert ["llama-cpp-python"] == [f.error.what for f in found.findings]
     assert "--no-binary llama-cpp-python llama-cpp-python==" in found.findings[0].error.hint
 
 
-def test_a_library_built_for_older_processors_is_told_but_works(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("code", "complaint", "features", "flags"),
+    [
+        (0, ["it was built without AVX2"], {"SSE3"}, {"sse3", "avx2"}),
+        (0, ["it was built without DOTPROD"], {"NEON"}, {"asimd", "asimddp"}),
+        (0, [], {"NEON", "DOTPROD"}, {"asimd", "asimddp"}),
+        (0, [], {"NEON"}, {"asimd"}),
+        (7, ["it was built with DOTPROD"], {"NEON", "DOTPROD"}, {"asimd"}),
+        (0, [], {"NEON", "DOTPROD"}, {"sse3", "avx2"}),
+        (0, [], {"SSE3", "AVX2"}, set()),
+    ],
+    ids=["generic x86", "generic ARM", "Pi 5", "Pi 4", "from a Pi 5 to a Pi 4", "emulated", "unknown"],
+)
+def test_a_library_built_for_another_processor_is_told(monkeypatch, code, complaint, features, flags):
+    """One for older processors works, only more slowly."""
+    monkeypatch.setattr(checkup, "cpu_features", lambda: frozenset(features))
+    monkeypatch.setattr(checkup, "_processor_flags", lambda: flags)
+    found = check_up(None, LoadOptions())
+    assert code == found.exit_code
+    assert complaint == [f.error.why.split(",")[0] for f in found.findings]
+
+
+@pytest.mark.parametrize(("tool", "pip"), [("' -m pip install --force-reinstall ", True), ("uv pip install", False)])
+def test_the_line_that_builds_is_for_what_manages_the_environment(monkeypatch, tool, pip):
+    """uv and pipx make environments without pip; a path may hold spaces."""
     monkeypatch.setattr(checkup, "cpu_features", lambda: frozenset({"SSE3"}))
-    monkeypatch.setattr(checkup, "_processor_flags", lambda: {"sse3", "avx2"})
-    found = check_up(find("shapes"), LoadOptions())
+    monkeypatch.setattr(checkup, "_processor_flags", lambda: {"avx2"})
+    monkeypatch.setattr(checkup.sys, "executable", "/home/me/my programs/bin/python")
+    monkeypatch.setattr(checkup.importlib.util, "find_spec", lambda _name: "found" if pip else None)
+    line = check_up(None, LoadOptions()).findings[0].error.hint
+    assert tool in line
+    assert "'/home/me/my programs/bin/python'" in line
+    assert "--no-deps --no-binary llama-cpp-python llama-cpp-python==" in line
+
+
+def test_a_32_bit_program_is_told_that_models_must_be_small(monkeypatch):
+    monkeypatch.setattr(machine, "is_32_bit", lambda: True)
+    found = check_up(None, LoadOptions())
     assert 0 == found.exit_code
-    assert ["it was built without AVX2"] == [f.error.why.split(",")[0] for f in found.findings]
+    assert ["a 64-bit system runs larger models"] == [f.error.hint for f in found.findings]
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        ("too hot", "0xe0008"),
+        ("too little voltage", "0x50005"),
+        ("too little voltage", "0x10000"),
+        ("", "0x0"),
+    ],
+)
+def test_a_raspberry_pi_that_slowed_down_is_told_why(monkeypatch, tmp_path, cause, told):
+    program = tmp_path / "vcgencmd"
+    program.write_text(f"#!/bin/sh\necho throttled={told}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    findings = check_up(None, LoadOptions()).findings
+    assert (cause != "") == any(cause in f.error.why and not f.stops for f in findings if f.error.what == "processor")
 
 
 @pytest.mark.parametrize("size", [["--model-path", "a.gguf"], ["--context", "3"], ["--kv", "q4"]])

@@ -152,12 +152,24 @@ def test_a_running_answer_is_stopped_and_the_next_one_is_whole(engine, model, ga
 
 @pytest.mark.parametrize("moment", [Began, Stage])
 def test_a_job_that_is_stopped_as_its_turn_comes_writes_nothing(engine, gate, moment):
-    """A new question forgets that an older one was stopped; it must not forget that it was stopped itself."""
     heard = Heard(lambda event: job.stop() if isinstance(event, moment) else None)
     job = engine.submit(endless, heard)
     gate.open.set()
     assert isinstance(heard.error, Stopped)
     assert [] == [event for event in heard.events if isinstance(event, Piece)]
+
+
+def test_a_job_that_is_stopped_before_it_asks_the_model_writes_nothing(engine, gate):
+    """A new question forgets that an older one was stopped; it must not forget that it was stopped itself."""
+
+    def work(model):
+        job.stop()
+        return endless(model)
+
+    heard = Heard()
+    job = engine.submit(work, heard)
+    gate.open.set()
+    assert isinstance(heard.error, Stopped)
 
 
 def test_stopping_a_job_that_has_ended_disturbs_nobody(engine, model):

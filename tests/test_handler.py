@@ -12,7 +12,9 @@ from PIL import Image
 
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UnreadablePicture, UsageError
 from llava_cli.handler import LlavaChatHandler
+from llava_cli.openai_shapes import read_messages
 from llava_cli.pictures import Picture, open_picture
+from llava_cli.timeline import cells_of
 from tests.gguf_draft import Draft
 
 PICTURE_CELLS = 16
@@ -215,7 +217,21 @@ def test_a_seed_repeats_its_answer_and_another_gives_another(engine):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-@pytest.mark.parametrize("option", [{"tools": [{}]}, {"logprobs": True}, {"mirostat_mode": 2}])
+def test_each_token_comes_with_its_probability_among_all(engine):
+    options = {"messages": [user("What color?", picture(1))], "max_tokens": 8, "temperature": 0}
+    whole = engine.llama.create_chat_completion(logprobs=True, top_logprobs=engine.llama.n_vocab(), **options)
+    odds = whole["choices"][0]["logprobs"]["content"]
+    assert whole["usage"]["completion_tokens"] == len(odds)
+    for token in odds:
+        assert 1 == pytest.approx(sum(math.exp(other["logprob"]) for other in token["top_logprobs"]))
+        assert token["logprob"] == token["top_logprobs"][0]["logprob"]  # the likeliest was taken
+        assert token["bytes"] == token["top_logprobs"][0]["bytes"]
+    chunks = list(engine.llama.create_chat_completion(logprobs=True, stream=True, **options))
+    streamed = [one for c in chunks if (said := c["choices"][0]["logprobs"]) for one in said["content"]]
+    assert [token["logprob"] for token in odds] == pytest.approx([token["logprob"] for token in streamed])
+
+
+@pytest.mark.parametrize("option", [{"tools": [{}]}, {"logit_bias": {1: 2.0}}, {"mirostat_mode": 2}])
 def test_an_option_that_would_do_nothing_is_refused(engine, option):
     with pytest.raises(UsageError, match="cannot do that"):
         engine.ask(user("What color?", picture(1)), **option)
@@ -254,3 +270,33 @@ def test_logits_that_are_no_numbers_are_an_error_and_not_an_answer(tiny_pair, tm
         engine.ask(user("What color?", picture(1)))
     assert (7, ["looking", "reading"]) == (caught.value.exit_code, engine.stages)
     engine.llama.close()
+
+
+def test_after_a_rewind_a_question_is_read_whole_as_in_a_new_process(engine):
+    """Words that two questions begin with would else be read in other company, which may change an answer's bits."""
+    reused = []
+    for question in ("What is red?", "What is blue?", "Is it a star?"):
+        engine.handler.rewind()
+        engine.ask(user(question, picture(1)))
+        reused.append(engine.reading.reused)
+    assert (0, reused[2], 1) == (reused[0], reused[1], engine.stages.count("looking"))
+    assert reused[2] > PICTURE_CELLS
+
+
+def test_an_answer_in_other_tokens_than_its_text_has_is_not_read_again(engine):
+    """Random weights write words in pieces that the tokenizer would not cut them into."""
+    unusual = 0
+    for seed in range(8):
+        question = user("What color?", picture(seed))
+        answer = engine.ask(question, max_tokens=4)
+        held = engine.handler._cache.cells()
+        turns = [question, assistant(answer), user("How many shapes?")]
+        parts = engine.handler.layout.render(read_messages(turns))
+        engine.ask(*turns)
+        if (
+            "\ufffd" not in answer
+            and cells_of(parts, engine.llama, engine.handler._embeddings.view)[: len(held)] != held
+        ):
+            unusual += 1
+            assert len(held) == engine.reading.reused
+    assert unusual > 0

@@ -1,42 +1,20 @@
 """Facts about what reaches a terminal when answers, file names and metadata want something from it."""
 
-import io
-import re
-import unicodedata
+import sqlite3
+from contextlib import closing
 
 import pytest
-from rich.console import Console
 
 from llava_cli.errors import LlavaError
 from llava_cli.gguf_file import read_header, write_copy
-from llava_cli.markdown_stream import MarkdownStream
+from llava_cli.history import History
 from llava_cli.pictures import shown
-from llava_cli.render import Output, sanitise
-from tests.hostile import HOSTILE
-from tests.processes import llava
-
-HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f\ud800-\udfff]")
-RICH = re.compile(r"\x1b\[[0-9;]*m|\r\x1b\[[0-9]+A\x1b\[J")
-"""What our own drawing sends: colours, and back to the beginning of the lines that are drawn anew."""
-
-
-def is_obeyed(letter):
-    """Tell whether a terminal would do something else than show this."""
-    return (unicodedata.category(letter) == "Cc" and letter not in "\n\t") or HIDDEN.match(letter) is not None
-
-
-def letters(text):
-    """Return the letters and digits of a text that are not obeyed, in order."""
-    return [letter for letter in text if letter.isalnum() and not is_obeyed(letter)]
-
-
-def answered(text, *, size=3, width=40):
-    """Return what a terminal gets of an answer that comes in small pieces."""
-    file = io.StringIO()
-    console = Console(file=file, force_terminal=True, width=width, height=30, color_system="truecolor")
-    pieces = [text[start : start + size] for start in range(0, len(text), size)]
-    MarkdownStream(console, on_first=lambda: None).show(sanitise(piece) for piece in pieces)
-    return file.getvalue()
+from llava_cli.render import Output
+from llava_cli.sanitiser import sanitise
+from tests.hostile import HOSTILE, answered, is_obeyed, is_within, letters, what_stays, without_drawing
+from tests.processes import SCENE, files_of, llava
+from tests.terminal import Terminal
+from tests.turns import a_turn
 
 
 def test_there_are_enough_of_them():
@@ -50,19 +28,12 @@ def test_only_what_is_obeyed_is_dropped():
 
 
 def test_an_answer_on_a_terminal_holds_no_control_byte_but_our_own():
-    survivors = {text for text in HOSTILE if any(is_obeyed(letter) for letter in RICH.sub("", answered(text)))}
+    survivors = {text for text in HOSTILE if any(map(is_obeyed, without_drawing(answered(text))))}
     assert survivors == set()
 
 
 def test_an_answer_on_a_terminal_loses_no_letter():
-    """Of what was drawn again and again, the last drawing is what stays."""
-    lost = []
-    for text in HOSTILE:
-        stays = re.split(r"\r\x1b\[[0-9]+A\x1b\[J", answered(text))[-1]
-        found = iter(letters(RICH.sub("", stays)))
-        if not all(letter in found for letter in letters(text)):
-            lost.append(text)
-    assert lost == []
+    assert [text for text in HOSTILE if not is_within(letters(text), letters(what_stays(answered(text))))] == []
 
 
 def test_a_file_name_is_shown_in_letters_that_print():
@@ -77,13 +48,59 @@ def test_an_error_is_two_lines_whatever_is_in_it(capsys):
     assert not any(is_obeyed(letter) for line in lines for letter in line)
 
 
-@pytest.mark.parametrize("text", HOSTILE[::60])
-def test_metadata_of_a_model_file_is_shown_harmless(tiny_pair, tmp_path, text):
+def test_metadata_of_a_model_file_is_shown_harmless(tiny_pair, tmp_path):
     model = tmp_path / "model.gguf"
-    write_copy(
-        read_header(tiny_pair[0]),
-        model,
-        add={"general.architecture": ("str", text.encode("utf-8", "replace").decode())},
-    )
+    text = "".join(HOSTILE[::60]).encode("utf-8", "replace").decode()
+    write_copy(read_header(tiny_pair[0]), model, add={"general.architecture": ("str", text)})
     done = llava("chat", "--model-path", model, "--projector-path", tiny_pair[1], stdin=b"What?\n")
-    assert (4, False) == (done.returncode, any(is_obeyed(letter) for letter in done.stdout + done.stderr))
+    assert (4, True) == (done.returncode, "]52;c;" in done.stderr)
+    assert not any(map(is_obeyed, done.stdout + done.stderr))
+
+
+def test_the_words_of_llama_cpp_about_a_model_file_are_shown_harmless(tiny_pair, tmp_path, monkeypatch):
+    """With LLAVA_DEBUG=1 it tells what stands in the file, the name for one."""
+    model = tmp_path / "model.gguf"
+    name = "".join(HOSTILE[::7]).encode("utf-8", "replace").decode().replace("\0", "")
+    write_copy(read_header(tiny_pair[0]), model, add={"general.name": ("str", name)})
+    monkeypatch.setenv("LLAVA_DEBUG", "1")
+    done = llava("ask", SCENE, "What?", "-n", "2", *files_of((model, tiny_pair[1])))
+    assert (0, True) == (done.returncode, "[31mred" in done.stderr)
+    assert not any(map(is_obeyed, done.stdout + done.stderr))
+
+
+def test_what_is_written_is_harmless_whoever_writes_it(capsys):
+    output = Output()
+    for text in HOSTILE:
+        output.write(text)
+        output.say(text)
+        output.styled(text)
+        output.markdown(text)
+        output.table(("title",), [(text,)], (str,))
+        output.traceback(ValueError(text))
+        output.finding(LlavaError(text, text, hint=text), stops=True)
+    seen = capsys.readouterr()
+    assert "[31mred" in seen.out
+    assert "[31mred" in seen.err
+    assert not any(map(is_obeyed, seen.out + seen.err))
+
+
+@pytest.mark.parametrize("text", ["\u2028second line", "\x85second line", "\x0bsecond line"])
+def test_an_error_stays_one_line_for_programs_that_read_lines(capsys, text):
+    Output().error(LlavaError("what", f"why{text}"))
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_name_of_a_picture_in_the_log_is_shown_harmless(tiny_pair):
+    """A chat goes on with it, and its prompt names it."""
+    kept = History().record(a_turn(own_files=True, model_path=str(tiny_pair[0]), projector_path=str(tiny_pair[1])))
+    with closing(sqlite3.connect(History().path)) as database, database:
+        database.execute("INSERT INTO pictures VALUES (?, 1, 1, NULL)", ("0" * 64,))
+        row = (kept.id, 0, "0" * 64, "cat\x1b[31m\u202egnp.exe", None, b"", 0)
+        database.execute("INSERT INTO turn_pictures VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    with Terminal("chat", "-c", "--plain", *files_of(tiny_pair)) as terminal:
+        terminal.wait("cat")
+        terminal.wait(" > ")
+        terminal.enter("/images")
+        terminal.wait("cat")
+        terminal.enter("/quit")
+        assert (0, False, False) == (terminal.end(), "\u202e" in terminal.raw, "\x1b[31m" in terminal.raw)

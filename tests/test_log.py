@@ -3,8 +3,8 @@
 import json
 import os
 import re
+import shlex
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 
 from llava_cli.history import History
 from llava_cli.pictures import open_picture
-from llava_cli.render import sanitise
+from llava_cli.sanitiser import sanitise
 from llava_cli.settings import config_path, data_dir
 from tests.processes import LLAVA, SCENE, files_of, llava
 from tests.questions import kept, picture
@@ -69,8 +69,8 @@ def test_nothing_is_written_down_that_should_not_be(tiny_pair, monkeypatch, how)
 
 
 def test_what_was_written_before_its_reader_left_is_written_down(tiny_pair):
-    command = f"{sys.executable} -m llava_cli ask {SCENE} -t 2 -n 1800 {' '.join(files_of(tiny_pair))} | head -c 1"
-    assert pexpect.run(f"sh -c '{command}'", timeout=60)
+    asked = shlex.join([*LLAVA, "ask", SCENE, "-t", "2", "-n", "1800", *files_of(tiny_pair)])
+    assert pexpect.run(shlex.join(["sh", "-c", f"{asked} | head -c 1"]), timeout=60)
     turn = History().turn()
     assert ("stopped", True) == (turn.finish_reason, 0 < turn.usage["answer_tokens"] < 1800)
 

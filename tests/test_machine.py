@@ -83,6 +83,42 @@ def test_what_is_no_limit_is_none(tmp_path, no_limit):
     assert 5_120_000_000 == room(tree(tmp_path, V1, files))
 
 
+def test_a_system_that_does_not_add_up_what_is_available_is_added_up(tmp_path):
+    told = "MemTotal: 8000000 kB\nMemFree: 1000000 kB\nBuffers: 100 kB\nCached: 2000000 kB\n"
+    assert 1024 * 3_000_100 == room(tree(tmp_path, files={"proc/meminfo": told}))
+
+
+CPU_V1 = (
+    "5:cpu,cpuacct:/docker/ab\n",
+    "36 31 0:33 /docker/ab /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n",
+)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files"),
+    [
+        (V2, {"user/cpu.max": "60000 100000\n"}),
+        (CPU_V1, {"cpu,cpuacct/cpu.cfs_quota_us": "50000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}),
+    ],
+)
+def test_a_container_uses_the_cores_it_is_given_time_of(tmp_path, groups, files):
+    assert 1 == machine.physical_cores(tree(tmp_path, groups, {f"sys/fs/cgroup/{name}": files[name] for name in files}))
+
+
+@pytest.mark.parametrize(
+    ("groups", "files"),
+    [
+        (V2, {"user/me/cpu.max": "max 100000\n"}),
+        (CPU_V1, {"cpu,cpuacct/cpu.cfs_quota_us": "-1\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}),
+        (V2, {"user/me/cpu.max": "nonsense\n"}),
+    ],
+)
+def test_a_container_without_a_quota_uses_all_cores(tmp_path, groups, files, monkeypatch):
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 6)
+    monkeypatch.delattr(machine.os, "sched_getaffinity", raising=False)
+    assert 6 == machine.physical_cores(tree(tmp_path, groups, {f"sys/fs/cgroup/{name}": files[name] for name in files}))
+
+
 def test_a_system_that_says_nothing_has_no_limit_of_memory(tmp_path):
     assert None is machine.memory_room(tmp_path)
 

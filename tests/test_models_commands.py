@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -267,7 +268,9 @@ def test_a_broken_list_of_models_does_not_disturb_the_line_being_typed() -> None
 @pytest.mark.skipif(not Path("/bin/bash").exists(), reason="this system has no bash")
 def test_a_real_bash_completes_a_quant(tmp_path: Path) -> None:
     program = tmp_path / "llava"
-    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m llava_cli "$@"\n')
+    program.write_text(
+        f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -m llava_cli "$@"\n'
+    )
     program.chmod(0o755)
     environment = {
         **os.environ,

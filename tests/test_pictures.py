@@ -18,6 +18,7 @@ from llava_cli.errors import UnreadablePicture
 from llava_cli.pictures import LIMITS, Picture, PictureLimits, open_data_url, open_picture, shown
 from tests import drawings
 from tests.drawings import encoded, noise, tiff, tiff_size
+from tests.odd_refused import AGAIN, ITSELF, PARTIAL, TEXT
 
 PNG = encoded(noise(), "PNG")
 RGB = noise().tobytes()
@@ -115,102 +116,6 @@ def test_a_file_with_a_nasty_name_opens_and_is_refused_with_its_shown_name(here:
     assert open_picture(name).name == shown(name)
     Path(name).write_bytes(b"")
     assert refusal(name)[0] == shown(name)
-
-
-AGAIN, ITSELF = "copy or download it again", "give the file of the picture itself"
-PARTIAL = f"{AGAIN}, or use the part that is there with --allow-truncated"
-ADDRESS = "download it again, from the address of the picture itself"
-UNPACK = "unpack it and give the picture in it"
-FRAME = "take a picture out of it: ffmpeg -i FILE -frames:v 1 frame.png"
-PAGE = "make a picture of a page: gs -sDEVICE=png16m -r150 -o page.png FILE"
-TO_PNG = "convert it to PNG first: magick FILE picture.png"
-DEVELOP = "save it as JPEG first, or take its preview: exiftool -b -PreviewImage FILE > preview.jpg"
-HTML = "not a picture (looks like HTML: did the download fail?)"
-XML = "not a picture (looks like XML: did the download fail?)"
-JSON = "not a picture (looks like JSON: did the download fail?)"
-TEXT = "not a picture (looks like text)"
-UNKNOWN = "not a picture (unknown kind of file)"
-RAW = "raw camera pictures are not supported"
-SVG = "SVG pictures are not supported"
-SVG_HINT = "convert it to PNG first: rsvg-convert -o picture.png FILE"
-
-
-@pytest.mark.parametrize(
-    ("why", "hint", "content"),
-    [
-        ("empty", AGAIN, b""),
-        ("not a picture (nothing but zero bytes: did the download fail?)", AGAIN, b"\0" * 5000),
-        (UNKNOWN, ITSELF, b"\xff"),
-        (TEXT, ITSELF, b"x"),
-        (UNKNOWN, ITSELF, noise().tobytes()),
-        (TEXT, ITSELF, b"BMW makes cars"),
-        (TEXT, ITSELF, b"P5 is a boat"),
-        (TEXT, ITSELF, "Straße\n".encode() * 1000),
-        (TEXT, ITSELF, "Caf\xe9 au lait, s'il vous pla\xeet".encode("latin-1")),
-        (TEXT, ITSELF, "text".encode("utf-16")),
-        (HTML, ADDRESS, b"<!DOCTYPE html>\n<html><body>Not found</body></html>"),
-        (HTML, ADDRESS, b"\xef\xbb\xbf\n  <HTML><svg></svg></HTML>"),
-        (HTML, ADDRESS, b"<script>location='/login'</script>"),
-        (HTML, ADDRESS, b"<?xml version='1.0'?><!DOCTYPE html><html/>"),
-        (XML, ADDRESS, b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"),
-        (JSON, ADDRESS, b'{"error": "not found"}'),
-        (JSON, ADDRESS, b'[\n  {"a": "<html>"}]'),
-        (SVG, SVG_HINT, b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
-        (SVG, SVG_HINT, b"<?xml version='1.0'?><!-- drawn --><svg/>"),
-        ("not a picture (looks like a playlist)", ITSELF, b"#EXTM3U\n#EXT-X-VERSION:3\n"),
-        (
-            "not a picture (a git-lfs pointer to one)",
-            "fetch the picture: git lfs pull",
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-        ),
-        (
-            "that is a model file; use --model-path",
-            "llava ask PICTURE --model-path MODEL.gguf --projector-path PROJECTOR.gguf",
-            b"GGUF\3\0\0\0",
-        ),
-        ("not a picture (a program)", ITSELF, b"\x7fELF\2\1\1\0"),
-        ("not a picture (a ZIP archive or an office document)", UNPACK, b"PK\3\4\x14\0"),
-        ("not a picture (a gzip archive)", UNPACK, b"\x1f\x8b\x08\0"),
-        ("not a picture (a tar archive)", UNPACK, b"cat.png".ljust(257, b"\0") + b"ustar\x0000"),
-        (
-            "not a picture (a PDF document)",
-            "make a picture of a page: pdftoppm -png -r 150 FILE page",
-            b"%PDF-1.7\n%\xe2\xe3",
-        ),
-        ("not a picture (an EPS or PostScript document)", PAGE, b"%!PS-Adobe-3.0 EPSF-3.0\n"),
-        ("not a picture (an EPS or PostScript document)", PAGE, b"\xc5\xd0\xd3\xc6\x20\0"),
-        ("not a picture (a video or sound file)", FRAME, drawings.heif_box(b"isom", b"mp42")),
-        ("not a picture (a video)", FRAME, b"\x1aE\xdf\xa3\x01\0"),
-        ("not a picture (a video)", FRAME, b"RIFF\0\0\0\0AVI LIST"),
-        ("not a picture (a sound file)", ITSELF, b"RIFF\0\0\0\0WAVEfmt "),
-        ("Photoshop pictures are not supported", TO_PNG, b"8BPS\0\1"),
-        ("FITS pictures are not supported", TO_PNG, b"SIMPLE  =                    T"),
-        (
-            "JPEG XL pictures are not supported",
-            "convert it to PNG first: djxl FILE picture.png",
-            b"\0\0\0\x0cJXL \r\n\x87\n",
-        ),
-        (
-            "JPEG XL pictures are not supported",
-            "convert it to PNG first: djxl FILE picture.png",
-            b"\xff\x0a\xfa\x7f",
-        ),
-        (
-            "JPEG 2000 pictures are not supported",
-            "convert it to PNG first: opj_decompress -i FILE -o picture.png",
-            b"\0\0\0\x0cjP  \r\n\x87\n",
-        ),
-        (RAW, DEVELOP, b"FUJIFILMCCD-RAW 0201"),
-        (RAW, DEVELOP, b"IIU\0\x18\0\0\0"),
-        (RAW, DEVELOP, drawings.heif_box(b"crx ", b"isom")),
-        (RAW, DEVELOP, tiff([*tiff_size(1, 1, [8], 1), (50706, 4, [1])], b"a")),
-        (RAW, DEVELOP, tiff([*tiff_size(1, 1, [8], 1), (254, 4, [1]), (330, 4, [99])], b"a", order=">")),
-        (RAW, DEVELOP, tiff(tiff_size(1, 1, [8], 32803), b"a")),
-        ("truncated", PARTIAL, b"\x89PNG"),
-    ],
-)
-def test_what_is_no_picture_is_named(why: str, hint: str, content: bytes) -> None:
-    assert refusal(content, name="cat.png") == ("cat.png", why, hint)
 
 
 def test_a_tiff_with_smaller_copies_inside_is_not_taken_for_a_raw_file() -> None:
@@ -377,7 +282,7 @@ WRAPPED = "encode the whole file, without line breaks: base64 -w0 FILE"
         (TEXT, ITSELF, "data:,hello%20world"),
         (
             "truncated",
-            f"{AGAIN}, or use the part that is there with --allow-truncated",
+            PARTIAL,
             "data:;base64," + BASE64[:4000],
         ),
     ],

@@ -10,13 +10,13 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from llava_cli import PrefixCache, Sampling, handler
+from llava_cli import PrefixCache, Sampling, picture_embeddings
 from llava_cli.gguf_file import file_identity
 from llava_cli.pictures import Picture
 from llava_cli.settings import data_dir
 from llava_cli.timeline import up_to_first_picture
 from tests.processes import SCENE, files_of, llava
-from tests.questions import ANSWER, GREEDY, OTHER, QUESTION, ask, entry, kept, opened, picture, plain, took
+from tests.questions import ANSWER, GREEDY, OPENING, OTHER, QUESTION, ask, entry, kept, opened, picture, plain, took
 from tests.tiny_model import write_tiny_model, write_tiny_pair, write_tiny_projector
 
 DRAWN = Sampling(temperature=1.5, max_tokens=8, seed=7)
@@ -38,7 +38,7 @@ def forbid_tower(monkeypatch):
     def refuse(*_arguments):
         pytest.fail("the vision tower was opened")
 
-    return lambda: monkeypatch.setattr(handler, "Tower", refuse)
+    return lambda: monkeypatch.setattr(picture_embeddings, "Tower", refuse)
 
 
 # The second question.
@@ -63,7 +63,23 @@ def test_a_known_picture_and_prompt_open_no_projector(tiny_pair, known, forbid_t
 def test_another_system_sentence_still_knows_the_embeddings(tiny_pair, known, forbid_tower):
     forbid_tower()
     assert (0, 0) == took(ask(tiny_pair, OTHER, system="Be brief."))
-    assert ["embeddings", "prefix", "prefix"] == sorted(path.suffix[1:] for path in kept())
+    assert ["embeddings", "opening", "opening", "prefix", "prefix"] == sorted(path.suffix[1:] for path in kept())
+
+
+def test_a_new_picture_stands_behind_the_system_prompt_that_was_read_before(tiny_pair, known):
+    """The answer is the one that a run without any cache gives."""
+    expected = ask(tiny_pair, about=picture(2), cache=False)
+    reply = ask(tiny_pair, about=picture(2))
+    assert (expected.text, (OPENING, 1)) == (reply.text, took(reply))
+    assert ["opening"] == [path.suffix[1:] for path in kept("*.opening")]
+
+
+def test_system_prompts_are_no_pictures_and_go_with_the_others(tiny_pair, known):
+    disk = PrefixCache()
+    assert 1 == len(disk.pictures())
+    assert entry("opening").stat().st_size == disk.openings_size() > 0
+    disk.clear()
+    assert 0 == disk.openings_size()
 
 
 def test_a_picture_that_was_only_embedded_is_known_too(tiny_pair, forbid_tower):
@@ -154,7 +170,7 @@ def test_the_same_pixels_in_another_shape_are_another_picture(tiny_pair, known):
     assert one.rgb == turned.rgb
     expected = ask(tiny_pair, about=turned, cache=False)
     reply = ask(tiny_pair, about=turned)
-    assert (expected.text, (0, 1)) == (reply.text, took(reply))
+    assert (expected.text, (OPENING, 1)) == (reply.text, took(reply))
 
 
 def test_the_same_pixels_from_another_file_are_the_same_picture(tiny_pair, known, forbid_tower):
@@ -285,17 +301,19 @@ def test_a_short_text_in_front_of_a_picture_is_read_again_so_that_both_can_be_ke
 def test_200_damaged_entries_are_200_misses_with_the_same_answer(tiny_pair, known):
     """Every field is hit: magic, length, keyed hash, header, payload; and now and then the file is cut or grows."""
     draw = random.Random(4)
+    outcomes = {"prefix": (OPENING, 0), "embeddings": (OPENING, 1), "opening": (0, 0)}
     with opened(tiny_pair) as model:
         expected = model.ask(picture(1), QUESTION).text
         for trial in range(200):
             assert model.ask(None, OTHER).text  # so that the prefix has to come from disk
-            model._handler._embeddings.clear()
-            hurt = entry("prefix" if trial % 2 else "embeddings")
+            model._handler._embeddings._rows.clear()
+            kind, outcome = list(outcomes.items())[trial % 3]
+            hurt = entry(kind)
             hurt.write_bytes(damaged(hurt.read_bytes(), trial, draw))
-            if not trial % 2:
-                entry("prefix").unlink()  # else nobody asks for the embeddings
+            if kind != "prefix":
+                entry("prefix").unlink()  # else nobody asks for the others
             reply = model.ask(picture(1), QUESTION)
-            assert (expected, (0, trial % 2 ^ 1)) == (reply.text, took(reply))
+            assert (expected, outcome) == (reply.text, took(reply))
             assert not hurt.exists()
 
 
@@ -320,7 +338,7 @@ def test_an_entry_under_the_name_of_another_is_no_hit(tiny_pair, known):
     shutil.copy(first, second)
     expected = ask(tiny_pair, about=picture(2), cache=False)
     reply = ask(tiny_pair, about=picture(2))
-    assert (expected.text, (0, 0)) == (reply.text, took(reply))
+    assert (expected.text, (OPENING, 0)) == (reply.text, took(reply))
 
 
 def a_link_to_itself(path):
@@ -333,7 +351,7 @@ def test_what_is_no_file_is_no_entry(tiny_pair, known, make):
     path = entry("prefix")
     path.rename(path.with_name("copy"))
     make(path)
-    assert (0, 0) == took(ask(tiny_pair))
+    assert (OPENING, 0) == took(ask(tiny_pair))
 
 
 def test_a_pickle_in_the_place_of_an_entry_stays_shut(tiny_pair, known, tmp_path):
@@ -348,7 +366,7 @@ def test_entries_made_under_another_key_are_foreign(tiny_pair, known):
     """So is a whole cache directory that somebody hands over, however well it is made."""
     (data_dir() / "cache.key").write_bytes(bytes(32))
     assert (0, 1) == took(ask(tiny_pair))
-    assert [1, 2] == [len(PrefixCache().pictures()[0:1]), len(kept())]
+    assert [1, 3] == [len(PrefixCache().pictures()[0:1]), len(kept())]
 
 
 @pytest.mark.parametrize("spoil", [lambda key: key.chmod(0o644), lambda key: key.write_bytes(b"short")], ids=str)

@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -33,7 +32,7 @@ def shown_sessions():
 @pytest.mark.parametrize(("command", "output"), shown_sessions())
 def test_a_session_prints_what_is_shown(command, output, tmp_path):
     program = tmp_path / "llava"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m llava_cli "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m llava_cli "$@"\n')
     program.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
@@ -90,5 +89,6 @@ def test_every_model_of_the_registry_is_in_the_table():
 
 
 def test_the_links_into_the_repository_lead_somewhere():
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
-    assert [target for target in targets if not (ROOT / Path(target)).exists()] == []
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("[bdt]*/*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8"))]
+    assert [(page, link) for page, link in links if not (page.parent / link).exists()] == []

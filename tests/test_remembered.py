@@ -5,7 +5,7 @@ import pytest
 from llava_cli.errors import UnreadablePicture
 from llava_cli.history import History, messages_of, turn_of
 from llava_cli.pictures import open_picture
-from tests.questions import OTHER, QUESTION, kept, opened, picture, took
+from tests.questions import OPENING, OTHER, QUESTION, kept, opened, picture, took
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_chat_goes_on_from_embeddings_alone(tiny_pair, chat, file):
     for prefix in kept("*.prefix"):
         prefix.unlink()
     reply = go_on(tiny_pair, chat)
-    assert (unbroken(tiny_pair), (0, 0)) == (reply.text, took(reply))
+    assert (unbroken(tiny_pair), (OPENING, 0)) == (reply.text, took(reply))
 
 
 def test_a_chat_goes_on_from_the_file_alone(tiny_pair, chat):

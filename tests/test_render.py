@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from llava_cli.markdown_stream import split_blocks
-from llava_cli.render import sanitise
+from llava_cli.sanitiser import sanitise
 
 
 @pytest.mark.parametrize(

@@ -272,8 +272,8 @@ def test_the_access_log_tells_nothing_of_what_was_asked(server, client):
     assert "walrus" not in "".join(server.lines)
 
 
-def test_a_port_that_is_taken_is_an_error_with_a_way_out(server):
-    done = llava("serve", "-m", "shapes", "--port", server.port)
+def test_a_port_that_is_taken_is_an_error_with_a_way_out(server, here):
+    done = here("serve", "-m", "shapes", "--port", server.port)
     assert 2 == done.returncode
     assert [
         f"llava: 127.0.0.1:{server.port}: another program listens there already",
@@ -291,10 +291,17 @@ def test_a_port_that_is_taken_is_an_error_with_a_way_out(server):
         ("not an address of this computer", ["--host", "not a name"]),
     ],
 )
-def test_a_server_that_makes_no_sense_does_not_start(words, arguments):
-    done = llava("serve", "-m", "shapes", "--port", "0", *arguments)
+def test_a_server_that_makes_no_sense_does_not_start(here, words, arguments):
+    done = here("serve", "-m", "shapes", "--port", "0", *arguments)
     assert 2 == done.returncode
     assert words in done.stderr
+
+
+def test_without_the_extra_it_says_how_to_get_it(here, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    done = here("serve", "-m", "shapes")
+    assert 2 == done.returncode
+    assert "hint: pip install 'llava-cli[serve]'\n" in done.stderr
 
 
 def test_pictures_are_fetched_from_public_addresses_only(tmp_path):

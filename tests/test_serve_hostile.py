@@ -42,7 +42,7 @@ def send_many(server, examples):
 
 
 def test_no_request_becomes_a_mistake_of_the_server(server):
-    assert {200, 400, 404} <= send_many(server, 12)
+    assert {200, 400, 404} <= send_many(server, 8)
 
 
 @pytest.mark.slow

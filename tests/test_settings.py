@@ -38,6 +38,9 @@ def test_without_any_of_them_the_defaults_hold(config, monkeypatch):
         ("flash_attention = 'perhaps'", "expected bool, not 'perhaps'"),
         ("cache_size = 'much'", "expected a size such as 2 GiB, not 'much'"),
         ("cache_size = '-1 GB'", "expected a size such as 2 GiB"),
+        (f"cache_size = '{'9' * 400} GiB'", "expected a size such as 2 GiB, not '9{79}$"),
+        (f"context = {'9' * 5000}", "the config file cannot be read"),
+        (f"model = {'[' * 5000}", "the config file cannot be read"),
         ("= =", "the config file cannot be read"),
     ],
 )
@@ -58,6 +61,15 @@ def test_a_config_file_that_makes_no_sense_is_a_usage_error(config, text, words)
         {"seed": 2**32 - 1},
         {"context": 8},
         {"threads": -1},
+        {"context": 2**31},
+        {"threads": 513},
+        {"ubatch": 2**16 + 1},
+        {"cache_size": 2**63},
+        {"max_tokens": 2**31},
+        {"top_k": 2**31},
+        {"context": 10**4000},
+        {"min_p": float("nan")},
+        {"repeat_penalty": float("inf")},
     ],
 )
 def test_a_value_out_of_range_is_a_usage_error(config, flags):

@@ -14,7 +14,6 @@ import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
-from llava_cli.commands.completion import template_names
 from llava_cli.commands.pull import offer
 from llava_cli.commands.streams import read_stdin
 from llava_cli.errors import UnreadablePicture, UsageError
@@ -41,13 +40,7 @@ def ask(
         ),
     ] = None,
     go_on: options.GoOn = False,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            "--template", help="Ask as this one says (llava template); flags go before it.",
-            autocompletion=template_names,
-        ),
-    ] = None,
+    template: options.Template = None,
     model: options.Model = None,
     system: options.System = None,
     temperature: options.Temperature = None,
@@ -104,10 +97,10 @@ def ask(
 
     llava ask -c "And what is behind it?"
     """
-    kept = _template(template)
+    kept = template_named(template)
     pictures, question = _arguments(arguments or [], go_on, kept.question)
     drawing = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "top_p": top_p}
-    held, possible = _shape(schema, choices, kept, exit_code=exit_code, drawing=drawing)
+    held, possible = answer_shape(schema, choices, kept, exit_code=exit_code, drawing=drawing)
     flags = {
         **drawing, "model": model, "system": system, "detail": detail, "context": context, "threads": threads,
         "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
@@ -174,7 +167,8 @@ def ask(
             raise typer.Exit(code)
 
 
-def _template(name: str | None) -> Template:
+def template_named(name: str | None) -> Template:
+    """Return the template of that name; without a name, one that leaves everything open."""
     from llava_cli.templates import Template, find
 
     return Template() if name is None else find(name)
@@ -201,7 +195,7 @@ def _arguments(arguments: Sequence[str], go_on: bool, kept: str | None) -> tuple
     return pictures, question.strip()
 
 
-def _shape(
+def answer_shape(
     schema: str | None, choices: str | None, kept: Template, *, exit_code: bool, drawing: Mapping[str, object]
 ) -> tuple[AnswerSchema | None, tuple[str, ...] | None]:
     """Return the schema or the choices that the answer is held to; flags go before the template."""

@@ -74,6 +74,13 @@ Choices = Annotated[
         rich_help_panel="Shape of the answer",
     ),
 ]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template", help="Ask as this one says (llava template); flags go before it.",
+        autocompletion=template_names,
+    ),
+]  # fmt: skip
 TemplateName = Annotated[str, typer.Argument(help="Its name.", autocompletion=template_names, show_default=False)]
 
 GoOn = Annotated[

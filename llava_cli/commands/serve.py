@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import secrets
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +14,7 @@ import typer
 from llava_cli import settings
 from llava_cli.commands import options
 from llava_cli.commands.pull import offer
+from llava_cli.engine import PLACES, Engine
 from llava_cli.errors import UsageError
 from llava_cli.render import Output
 
@@ -46,7 +47,7 @@ def serve(
     allow_url_images: Annotated[
         bool, typer.Option("--allow-url-images", help="Fetch pictures from public http(s) addresses in requests.")
     ] = False,
-    queue: Annotated[int, typer.Option(help="How many requests may wait.", min=1)] = 64,
+    queue: Annotated[int, typer.Option(help="How many requests may wait.", min=1)] = PLACES,
     log: Annotated[bool, typer.Option("--log", help="Write questions and answers down in the log.")] = False,
     system: options.System = None,
     temperature: options.Temperature = None,
@@ -81,20 +82,20 @@ def serve(
             "flash_attention": flash_attention, "repack": repack, "kv": kv, "memory_check": memory_check,
         }
     )  # fmt: skip
-    if not find_spec("fastapi") or not find_spec("uvicorn"):
+    if not all(map(importlib.util.find_spec, ("fastapi", "uvicorn"))):
         raise UsageError("llava serve", "it needs FastAPI and uvicorn", hint="pip install 'llava-cli[serve]'")
     with Output(plain=plain, quiet=quiet) as output:
         from llava_cli.guard import Guard, Rules
         from llava_cli.listening import address_of, bind, is_loopback, own_names
 
         with bind(host, port) as taken:
-            key, is_new = _key(api_key_env, is_needed=not is_loopback(taken))
+            is_private = is_loopback(taken)
+            key, is_new = _key(api_key_env, is_needed=not is_private)
             origins = _origins(cors or [], key)
             rules = Rules(frozenset(map(str.lower, [host, *own_names(), *(allow_host or [])])), origins, key)
             if model_path is None and projector_path is None:
                 offer(chosen.model, chosen, output, yes=yes)
 
-            from llava_cli.engine import Engine
             from llava_cli.history import History
             from llava_cli.model import load
 
@@ -104,8 +105,11 @@ def serve(
                 options=chosen.load, sampling=chosen.sampling, on_stage=output.stage, cache=cache,
             ) as opened, Engine(opened, places=queue) as engine:  # fmt: skip
                 output.end_stage()
-                for note in opened.notes:
+                said = opened.notes
+                for note in said:
                     output.note(note)
+                if not is_private:
+                    output.note("nothing is encrypted on its way here; across networks use a tunnel (ssh -L)")
 
                 from llava_cli.api import Service, make_app
                 from llava_cli.listening import serve as listen
@@ -123,7 +127,8 @@ def serve(
                 app = Guard(make_app(service), rules, output.report)
                 greet = partial(_greet, output, address_of(taken), name, key if is_new else None, needs_key=bool(key))
                 listen(_shared(app, origins), taken, on_start=greet, on_stop=engine.close)
-        for note in history.notes:
+        # Closing the model keeps what was read of pictures, which can fail.
+        for note in (*history.notes, *opened.notes[len(said) :]):
             output.note(note)
 
 
@@ -167,8 +172,6 @@ def _greet(output: Output, address: str, name: str, new_key: str | None, *, need
     """Say where the model is, and how a program finds it."""
     if new_key is not None:
         output.say(f"API key (shown this once): {new_key}")
-    if needs_key:
-        output.note("the key and the pictures are not encrypted on their way; across networks use a tunnel (ssh -L)")
     output.report(
         f"{name} answers at {address}/v1 (Ctrl-C ends it). In Python:\n"
         f'  client = openai.OpenAI(base_url="{address}/v1", api_key="{"…" if needs_key else "none"}")\n'

@@ -1,0 +1,327 @@
+"""Where a run writes: one line for each answer, in a file that is whole at every moment and holds nothing twice."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from llava_cli.errors import LlavaError, NotEnoughRoom, UsageError
+from llava_cli.pictures import shown
+from llava_cli.private_files import take_lock
+from llava_cli.row_files import JsonLines, RowFormat, Table
+from llava_cli.tasks import Fields, Task, identity
+
+_GO_ON = "the same command goes on where this one ended"
+_IN_TABLES = ("key", "picture", "file", "model", "seed", "finish_reason", "seconds")
+"""The facts that stand in a table, which is for people; JSON Lines have all of them."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a run has found out about one task."""
+
+    task: Task
+    key: str
+    facts: Mapping[str, Any]
+    """How it came about."""
+    answer: str = ""
+    shape: Any = None
+    """What the answer says if it was held to a schema, or every choice with its probability."""
+    error: Mapping[str, Any] | None = None
+    """If there is no answer: `exit_code`, `what` and `why`."""
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A line that is in the file, as far as it matters."""
+
+    identity: bytes
+    key: str
+    error: str
+    """What went wrong; empty for an answer."""
+    file: str
+    """The sha256 of the file the picture came from, if it came from one."""
+    picture: str
+    """The sha256 of the picture itself."""
+
+    @property
+    def mark(self) -> tuple[bytes, str]:
+        return self.identity, self.key
+
+
+class Shape:
+    """How the lines of a run look in a format: `jsonl`, `csv` or `tsv`."""
+
+    def __init__(self, name: str, fields: Fields, tasks: Sequence[Task]) -> None:
+        self._fields = fields
+        self._is_table = name != "jsonl"
+        facts = [f"{fields.facts}_{fact}" for fact in _IN_TABLES] if self._is_table else [fields.facts]
+        asked = dict.fromkeys([fields.image, fields.question, *(name for task in tasks for name in task.row)])
+        self._written = {*fields.written, *facts}
+        if clash := self._written & set(asked):
+            why = "the rows have a field of this name, and the run writes one"
+            raise UsageError(shown(min(clash)), why, hint="give that field of the rows another name")
+        columns = [*asked, *fields.written[:-1], *facts]
+        self.format: RowFormat = Table(columns, "\t" if name == "tsv" else ",") if self._is_table else JsonLines()
+        first = next(iter(tasks[0].row)) if tasks else fields.image
+        self.opening = self.format.header() or self.format.encode({first: ""}).rpartition(b'""')[0]
+        """What the first line begins with."""
+
+    def encode(self, line: Line) -> bytes:
+        """Return the bytes of one line."""
+        fields, row, facts = self._fields, dict(line.task.row), {"key": line.key, **line.facts}
+        if line.error is None:
+            row[fields.answer] = line.answer
+            row |= {fields.shape: line.shape} if fields.shape else {}
+        else:
+            row[fields.error] = _sentence(line.error) if self._is_table else line.error
+        if self._is_table:
+            picture = facts["picture"] or {}
+            seconds = round(sum(facts["seconds"].values()), 3) if "seconds" in facts else None
+            flat = {
+                **facts, **facts["parameters"],
+                "picture": picture.get("sha256"), "file": picture.get("file"), "seconds": seconds,
+            }  # fmt: skip
+            row |= {f"{fields.facts}_{name}": flat.get(name) for name in _IN_TABLES}
+        else:
+            row[fields.facts] = facts
+        return self.format.encode(row)
+
+    def held(self, line: bytes) -> _Held | None:
+        """Read a line back; None if no run has written it."""
+        row = self.format.decode(line)
+        if row is None:
+            return None
+        error, facts = row.get(self._fields.error), self._facts(row)
+        key, picture = facts.get("key"), facts.get("picture") or {}
+        if not isinstance(key, str) or not key or not (error or self._fields.answer in row):
+            return None
+        asked = {name: value for name, value in row.items() if name not in self._written}
+        said = _sentence(error) if isinstance(error, dict) else str(error or "")
+        return _Held(identity(asked), key, said, str(picture.get("file", "")), str(picture.get("sha256", "")))
+
+    def _facts(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self._is_table:
+            facts = row.get(self._fields.facts)
+            return facts if isinstance(facts, dict) else {}
+        key, picture, file, *_ = (row[f"{self._fields.facts}_{name}"] for name in _IN_TABLES)
+        return {"key": key, "picture": {"sha256": picture, "file": file}}
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    return f"{error.get('what', '')}: {error.get('why', '')}"
+
+
+class Record(Protocol):
+    """Where the lines of a run go."""
+
+    @property
+    def pictures(self) -> Mapping[str, str]:
+        """Return the pictures it knows: the sha256 of the file, and of the picture that is in it."""
+
+    def holds(self, number: int, task: Task, key: str, failure_key: str) -> bool:
+        """Tell whether the answer to task `number` is there; each line that is there stands for one task.
+
+        `failure_key` is the key its line has if it failed.
+        """
+
+    def write(self, number: int, line: Line, failure_key: str) -> None:
+        """Add the line of task `number`."""
+
+    def tidy(self) -> None:
+        """Put everything in order once every task has had its turn."""
+
+
+class Stream:
+    """Lines that go where they cannot be looked at again."""
+
+    pictures: Mapping[str, str] = {}
+
+    def __init__(self, shape: Shape, write: Callable[[str], None]) -> None:
+        self._shape, self._write = shape, write
+        self._header = shape.format.header()
+
+    def holds(self, number: int, task: Task, key: str, failure_key: str) -> bool:
+        return False
+
+    def write(self, number: int, line: Line, failure_key: str) -> None:
+        self._write((self._header + self._shape.encode(line)).decode())
+        self._header = b""
+
+    def tidy(self) -> None:
+        return
+
+
+class Results:
+    """A file of lines, some of which may be there already. Use it with `opened_results`."""
+
+    def __init__(self, path: Path, descriptor: int, shape: Shape, tasks: Sequence[Task]) -> None:
+        self._path, self._descriptor, self._shape = path, descriptor, shape
+        self._header = shape.format.header()
+        self.was_torn = False
+        """Whether the last line had been cut off in the middle, and is gone now."""
+        self._held = self._read()
+        self.pictures = {one.file: one.picture for one in self._held if one.file and one.picture}
+        """As `Record` has it, from the start."""
+        mine = {task.identity for task in tasks}
+        self._answers = Counter(one.mark for one in self._held if not one.error)
+        self._errors = {one.mark: one.error for one in self._held if one.error}
+        self._renamed = Counter(one.key for one in self._held if not one.error and one.identity not in mine)
+        self._places: dict[tuple[bytes, str], list[int]] = {}
+        """Where in the order of this run lines belong."""
+        # Tables that were put together one behind the other have a header in the middle.
+        self._overtaken = {one.mark for one in [shape.held(self._header)] if one is not None}
+        """Lines that say nothing any more, such as failures that were mended."""
+
+    def holds(self, number: int, task: Task, key: str, failure_key: str) -> bool:
+        """As `Record` has it. A line about a picture that has another name now counts, too."""
+        mark = task.identity, key
+        if self._answers[mark]:
+            self._answers[mark] -= 1
+            self._places.setdefault(mark, []).append(number)
+            self._overtaken.add((task.identity, failure_key))
+            return True
+        if not task.is_row and self._renamed[key]:
+            self._renamed[key] -= 1
+            return True
+        return False
+
+    def write(self, number: int, line: Line, failure_key: str) -> None:
+        """As `Record` has it, in one go. A failure that is there already in the same words is not written again."""
+        data = self._shape.encode(line)
+        new = self._shape.held(data)
+        assert new is not None
+        self._places.setdefault(new.mark, []).append(number)
+        if new.error and self._errors.get(new.mark) == new.error:
+            return
+        if not new.error:
+            self._overtaken.add((new.identity, failure_key))
+        self._append(data)
+        self._held.append(new)
+
+    def tidy(self) -> None:
+        """Put the lines of this run in its order, in the places they take together, and take out what is overtaken.
+
+        A new file takes the place of the old one, whole or not at all, and only if that changes anything.
+        """
+        left = {mark: list(places) for mark, places in self._places.items()}
+        kept: list[tuple[int | None, int]] = []
+        for at, one in reversed(list(enumerate(self._held))):
+            if one.error and (one.mark in self._overtaken or left.get(one.mark) == []):
+                continue  # there is an answer now, or a newer failure behind it
+            kept.append((left[one.mark].pop() if left.get(one.mark) else None, at))
+        mine = iter(sorted((place, at) for place, at in kept if place is not None))
+        order = [at if place is None else next(mine)[1] for place, at in reversed(kept)]
+        if order == list(range(len(self._held))):
+            return
+        lines = self._shape.format.split(self._data()[len(self._header) :])
+        part = self._path.with_name(f".{self._path.name}.part")
+        try:
+            with part.open("wb") as file:
+                os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._descriptor).st_mode))
+                file.writelines([self._header, *(lines[at] for at in order)])
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self._path)
+        except OSError:
+            # Every line is there, only not in order: no reason to fail.
+            part.unlink(missing_ok=True)
+
+    def _data(self) -> bytes:
+        with os.fdopen(os.dup(self._descriptor), "rb") as file:
+            file.seek(0)
+            return file.read()
+
+    def _read(self) -> list[_Held]:
+        """Read what is there, and take a torn line off its end; raise `UsageError` if no run has written it."""
+        data, opening = self._data(), self._shape.opening
+        if not data.startswith(self._header) and not opening.startswith(data):
+            raise self._foreign("its columns are not those of this run")
+        lines = self._shape.format.split(data[len(self._header) :])
+        held = []
+        for number, line in enumerate(lines, 2 if self._header else 1):
+            one = self._shape.held(line)
+            if one is None:
+                raise self._foreign(f"row {number} of it was not written by llava run")
+            held.append(one)
+        whole = len(self._header) * data.startswith(self._header) + sum(map(len, lines))
+        if rest := data[whole:]:
+            self._mend(whole, rest, held)
+        return held
+
+    def _mend(self, whole: int, rest: bytes, held: list[_Held]) -> None:
+        """Make the end of the file one of a line: `rest` is behind the last whole one."""
+        last = None if self._header else self._shape.held(rest)
+        if last is not None:
+            held.append(last)
+            self._append(b"\n")  # an editor has taken it away
+            return
+        opening, is_row = self._shape.opening, not self._header and self._shape.format.decode(rest) is not None
+        if is_row or not (whole or rest.startswith(opening) or opening.startswith(rest)):
+            raise self._foreign("its last row was not written by llava run")
+        os.ftruncate(self._descriptor, whole)
+        self.was_torn = True
+
+    def _foreign(self, why: str) -> UsageError:
+        return UsageError(shown(str(self._path)), why, hint="nothing is overwritten: give -o another name")
+
+    def _append(self, data: bytes) -> None:
+        """Write a line in one call, so that even a killed process leaves it whole or not there at all."""
+        before = os.fstat(self._descriptor).st_size
+        data = data if before else self._header + data
+        try:
+            if os.write(self._descriptor, data) == len(data):
+                return
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            full = error
+        # A part of a line is worth nothing, and would make the file none.
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, before)
+        raise unwritten(self._path, full) from full
+
+
+def unwritten(path: Path, error: OSError) -> LlavaError:
+    """Say why something could not be written there."""
+    what, why = shown(str(path)), (error.strerror or str(error)).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return NotEnoughRoom(what, why, hint=f"make room on that disk; {_GO_ON}")
+    return LlavaError(what, why, hint=_GO_ON)
+
+
+@contextmanager
+def opened_results(path: Path, shape: Shape, tasks: Sequence[Task]) -> Iterator[Results]:
+    """Open the file of a run for this process alone; raise `UsageError` if that cannot be, or it is not a run's."""
+    path = path.resolve()
+    is_new = not path.exists()
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        hint = f"make the folder: mkdir -p {path.parent}" if error.errno == errno.ENOENT else "give -o another name"
+        raise UsageError(shown(str(path)), (error.strerror or str(error)).lower(), hint=hint) from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UsageError(shown(str(path)), "it is not a file", hint="without -o the lines go to stdout")
+        if not _is_locked(descriptor, path):
+            hint = "wait for it; shards of a run write a file each"
+            raise UsageError(shown(str(path)), "another run is writing to it", hint=hint)
+        yield Results(path, descriptor, shape, tasks)
+        os.fsync(descriptor)
+    finally:
+        if is_new and os.fstat(descriptor).st_size == 0:
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int, path: Path) -> bool:
+    try:
+        return take_lock(descriptor, path)
+    except OSError:
+        return True  # a disk that knows no locks

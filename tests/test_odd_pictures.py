@@ -1,0 +1,105 @@
+"""Facts about odd and bad pictures: each is seen as a person sees it, or refused with the sentence that helps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llava_cli.errors import UnreadablePicture
+from llava_cli.pictures import open_picture
+from tests.corpus import CPU_SECONDS, MEGABYTES
+from tests.odd_pictures import GROUPS, Odd, drawn, write
+from tests.processes import ROOT
+
+
+def outcome(odd: Odd) -> tuple[str, str] | str:
+    """Tell what becomes of a file: why it is refused and the hint, or how far it is from what should be seen."""
+    try:
+        picture = open_picture(odd.data)
+    except UnreadablePicture as error:
+        return error.why, error.hint
+    if odd.seen is None:
+        return "opened"
+    seen = np.frombuffer(picture.rgb, np.uint8).reshape(picture.height, picture.width, 3)
+    if seen.shape != odd.seen.shape:
+        return f"{seen.shape}"
+    worst = int(np.abs(seen.astype(int) - odd.seen).max())
+    return "as expected" if worst <= odd.off_by else f"off by {worst} levels"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_odd_pictures_are_seen_as_they_are_or_refused_with_their_sentence(group: str) -> None:
+    files = drawn(group)
+    expected = {odd.name: odd.refused or "as expected" for odd in files}
+    assert expected == {odd.name: outcome(odd) for odd in files}
+    assert len(expected) == len(files)
+
+
+def test_there_are_enough_of_them() -> None:
+    assert sum(len(drawn(group)) for group in GROUPS) >= 150
+
+
+def test_no_odd_picture_takes_long_or_much_memory_or_says_a_word(tmp_path: Path) -> None:
+    """Each is opened in a process of its own, as anybody's directory of pictures can be: CONTRIBUTING says how."""
+    everything = write(tmp_path)
+    command = [sys.executable, "-m", "tests.corpus", "--all", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    outcomes = {Path(one["file"]).name: one for one in map(json.loads, done.stdout.splitlines())}
+    assert (0, {}) == (done.returncode, {name: one["fault"] for name, one in outcomes.items() if one["fault"]})
+    assert {odd.name: 3 if odd.refused else 0 for odd in everything} == {
+        name: one["exit_code"] for name, one in outcomes.items()
+    }
+    assert (2.0, 500.0) == (CPU_SECONDS, MEGABYTES)
+
+
+_ASKED = """
+import os, sys
+from llava_cli import cli
+for path in sys.argv[1:]:
+    sys.argv = ["llava", "ask", path, "What?"]
+    os.write(2, b"%d\\0" % cli._run())
+"""
+
+
+def test_a_refusal_is_its_sentence_and_its_hint_and_exit_code_3(tmp_path: Path) -> None:
+    """Of each sentence one, and all in one process: one for each would take a minute."""
+    refused = list({odd.refused: odd for odd in write(tmp_path) if odd.refused}.values())
+    command = [sys.executable, "-c", _ASKED, *(str(tmp_path / odd.name) for odd in refused)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    expected = [
+        f"llava: {tmp_path / odd.name}: {odd.refused[0]}\nhint: {odd.refused[1]}\n3" for odd in refused if odd.refused
+    ]
+    assert expected == done.stderr.split("\0")[:-1]
+    assert done.stdout == ""
+
+
+_BAD = {
+    "a crash: SIGSEGV": "os.kill(os.getpid(), signal.SIGSEGV)",
+    "a traceback: ": "raise ZeroDivisionError",
+    "a hang: no end after 1 seconds": "time.sleep(60)",
+    "a hang: no end of computing": "resource.setrlimit(resource.RLIMIT_CPU, (1, 1))\n while True: pass",
+    "words on the terminal: 'oops": "os.write(2, b'oops')\n return Picture('', 1, 1, b'abc')",
+    "large: ": "b'x' * 600_000_000\n return Picture('', 1, 1, b'abc')",
+    "slow: ": "None if corpus.CPU_SECONDS else 0\n return Picture('', 1, 1, b'abc')",
+}
+
+
+@pytest.mark.parametrize("fault", _BAD)
+def test_what_must_not_happen_is_found_and_told(tmp_path: Path, fault: str) -> None:
+    (tmp_path / "picture.png").write_bytes(b"")
+    code = (
+        "import os, resource, signal, sys, time\nfrom pathlib import Path\nfrom tests import corpus\n"
+        "from llava_cli.pictures import Picture\n"
+        f"def bad(*a, **k):\n {_BAD[fault]}\n"
+        "corpus.open_picture, corpus._HANG = bad, 1 if 'sleep' in sys.argv[2] else 60\n"
+        "corpus.CPU_SECONDS = 0 if 'CPU_SECONDS' in sys.argv[2] else 2.0\n"
+        "print(corpus.examine(Path(sys.argv[1])).fault)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "picture.png"), _BAD[fault]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert fault in done.stdout
