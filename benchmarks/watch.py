@@ -77,18 +77,20 @@ def watch(command: Sequence[str], environment: Mapping[str, str] | None = None) 
 
 
 class _Memory(threading.Thread):
-    """Reads, many times a second, how much anonymous memory a process holds."""
+    """Reads, many times a second, how much anonymous memory a process or one of its children holds."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self._status = Path(f"/proc/{pid}/status")
+        self._pid = pid
         self._over = threading.Event()
         self.peak = 0
 
     def run(self) -> None:
         while not self._over.wait(_BETWEEN_LOOKS):
             with suppress(OSError):
-                self.peak = max(self.peak, anonymous_bytes(self._status.read_text()))
+                # `llava` waits for a child that does the work; what both share must not count twice.
+                for pid in (self._pid, *Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()):
+                    self.peak = max(self.peak, anonymous_bytes(Path(f"/proc/{pid}/status").read_text()))
 
     def end(self) -> None:
         self._over.set()

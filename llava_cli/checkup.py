@@ -105,7 +105,7 @@ def _look_at_model(found: Checkup, spec: ModelSpec, options: LoadOptions) -> Non
 
 def _broken_engine(error: Exception) -> LlavaError:
     why = f"it cannot be loaded ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-    return EngineFailed("llama-cpp-python", why, hint=_rebuild())
+    return EngineFailed("llama-cpp-python", why, hint=rebuild())
 
 
 def _wrong_builds(features: Collection[str]) -> Iterator[Finding]:
@@ -115,10 +115,10 @@ def _wrong_builds(features: Collection[str]) -> Iterator[Finding]:
     if features and has and ("NEON" in features) == bool({"asimd", "neon"} & has):
         if lacking := [name for flag, name in _EXPECTED.items() if flag not in has and name in features]:
             why = f"it was built with {', '.join(lacking)}, which this processor does not have, so it would crash"
-            yield Finding(EngineFailed("llama.cpp", why, hint=_rebuild()))
+            yield Finding(EngineFailed("llama.cpp", why, hint=rebuild()))
         elif unused := [name for flag, name in _EXPECTED.items() if flag in has and name not in features]:
             why = f"it was built without {', '.join(unused)}, which this processor has, so it is slower than need be"
-            yield Finding(EngineFailed("llama.cpp", why, hint=_rebuild()), stops=False)
+            yield Finding(EngineFailed("llama.cpp", why, hint=rebuild()), stops=False)
     if machine.is_32_bit():
         why = "this Python is a 32-bit program, so a model and all else must fit into 3 GB of addresses"
         yield Finding(NotEnoughRoom("Python", why, hint="a 64-bit system runs larger models"), stops=False)
@@ -142,7 +142,7 @@ def _processor_flags() -> set[str]:
     return set(flags[1].split()) if flags else set()
 
 
-def _rebuild() -> str:
+def rebuild() -> str:
     """Write the line that compiles llama.cpp for this processor, into this environment, by what manages it."""
     python, package = shlex.quote(sys.executable), "llama-cpp-python"
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):

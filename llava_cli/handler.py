@@ -13,7 +13,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,18 +20,19 @@ from typing import TYPE_CHECKING, Any
 from llama_cpp import llama_cpp as c
 from llama_cpp.llama_chat_format import Llava15ChatHandler
 
-from llava_cli import engine_log
+from llava_cli import engine_log, last_words
 from llava_cli.answer_text import PieceDecoder
 from llava_cli.choices import weigh
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
 from llava_cli.gguf_file import repaired_projector
-from llava_cli.odds import TokenOdds, token_odds
+from llava_cli.odds import token_odds
 from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_unsupported
 from llava_cli.picture_embeddings import PictureEmbeddings
 from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.prefix_cache import PrefixCache, Shelf
 from llava_cli.prompts import Message, Part, find_layout
 from llava_cli.rates import Amount, Rates
+from llava_cli.reply import Reading
 from llava_cli.settings import Detail, LoadOptions, cache_dir, require_detail
 from llava_cli.timeline import (
     Cell,
@@ -52,26 +52,6 @@ if TYPE_CHECKING:
 
 StageListener = Callable[[str, Amount], None]
 """Hears what begins: `looking`, `reading` (cells to read), `writing`, `keeping`; with the seconds it should take."""
-
-
-@dataclass
-class Reading:
-    """What it took to bring the cache up to the last prompt."""
-
-    reused: int = 0
-    """Cells that were in the cache already, or came back from disk."""
-    new: int = 0
-    """Cells evaluated."""
-    picture_cells: int = 0
-    """Those of both that are of pictures."""
-    pictures_encoded: int = 0
-    look_seconds: float = 0.0
-    read_seconds: float = 0.0
-    finish_reason: str = ""
-    """Why the last answer ended: `stop`, `length` (max_tokens), `context` (window full) or `stopped` (by the user)."""
-    answer_tokens: int = 0
-    odds: list[TokenOdds] | None = None
-    """How probable each token of the answer was, if that is wanted."""
 
 
 class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-python ships no usable types
@@ -227,10 +207,12 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._adopt(llama)
         self._replies += 1
         asked = read_messages(messages)
-        prompt, *answers = (
-            cells_of(self.layout.render(some), llama, self._embeddings.view, self._written)
-            for some in (asked, *([*asked, Message("assistant", text)] for text in texts))
-        )
+        view, answers = self._embeddings.view, []
+        prompt = cells_of(self.layout.render(asked), llama, view, self._written)
+        for text in texts:
+            parts = self.layout.render([*asked, Message("assistant", text)])
+            # The model may have written it before, in tokens drawn by chance.
+            answers.append(cells_of(parts, llama, view, self._written.without(parts[-1])))
         if len(longest := max(answers, key=len)) >= llama.n_ctx():
             raise self._too_long(longest, llama)
         self._read(asked)
@@ -420,6 +402,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         finally:
             self._written.add(parts, written, llama)
         self._answered = self._answered or reading.finish_reason != "stopped"
+        last_words.say("stage", "")
         yield from decoder.finish()
 
     def _should_abort(self, _data: object) -> bool:
@@ -432,6 +415,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
 
     def _tell(self, stage: str, amount: int, *, each: int = 0) -> None:
         """Say what begins, with the cells there are to read, or how many of something else."""
+        last_words.say("stage", stage)
         if self.on_stage is not None:
             seconds = self.rates.expected(stage, each or amount) if self.rates is not None else 0.0
             self.on_stage(stage, Amount(amount, seconds))

@@ -12,15 +12,17 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from llava_cli import log_rows, log_search
+from llava_cli import last_words, log_rows, log_search
 from llava_cli.errors import LogUnusable, UsageError
 from llava_cli.log_file import LogFile
+from llava_cli.pictures import RememberedPicture
 from llava_cli.settings import data_dir
-from llava_cli.turns import PastChat, Turn, messages_of, turn_of
+from llava_cli.turns import PastChat, Turn, messages_of, turn_asked, turn_of
 
-__all__ = ["History", "PastChat", "Turn", "messages_of", "turn_of"]
+__all__ = ["History", "PastChat", "Turn", "messages_of", "turn_asked", "turn_of"]
 
 
 class History:
@@ -45,6 +47,7 @@ class History:
 
         Without `chat` it is the first one of a new chat, without `after` the first one of `chat`.
         """
+        self.announce(None)
         was_stopped_at_once = turn.finish_reason == "stopped" and not turn.answer
         if not self.is_on or was_stopped_at_once:
             return None
@@ -55,6 +58,27 @@ class History:
             if note not in self._failures:
                 self._failures.append(note)
         return None
+
+    def announce(self, turn: Turn | None, *, chat: int | None = None, after: int | None = None) -> None:
+        """Say what is about to be answered, and would follow `after`, in case that ends this process; None: no more."""
+        said = {"turn": asdict(turn), "chat": chat, "after": after} if turn is not None and self.is_on else None
+        last_words.say("turn", json.dumps(said, default=str) if said else "")
+
+    def rescue(self) -> bool:
+        """Record what a process announced and did not survive, with what there was of its answer; tell whether it did.
+
+        Its chat goes on from before it: what made the engine crash once would do so again.
+        """
+        try:
+            said = json.loads(last_words.said("turn"))
+        except ValueError:
+            return False  # nothing, or more than there is room for
+        pictures = tuple(RememberedPicture(**one) for one in said["turn"]["pictures"])
+        turn = replace(Turn(**{**said["turn"], "pictures": pictures}), answer=last_words.said("answer"))
+        kept = self.record(turn, chat=said["chat"], after=said["after"])
+        if kept is not None:
+            self.rewind(kept.chat, kept.before)
+        return kept is not None
 
     def rewind(self, chat: int, turn: int | None) -> None:
         """Let `chat` stand at an earlier `turn`, which the next one will follow; None: at its beginning.

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from llava_cli.errors import UsageError
 from llava_cli.history import History
 from llava_cli.pictures import Picture, RememberedPicture
-from llava_cli.turns import PastChat, Turn, turn_of
+from llava_cli.turns import PastChat, Turn, turn_asked, turn_of
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model
+    from llava_cli.chat import Opened
     from llava_cli.reply import Reply
+    from llava_cli.settings import Sampling
 
 
 class Journal:
@@ -27,10 +28,18 @@ class Journal:
         self._turns: list[Turn | None] = []
         """Those of the chat, as far as they are in the log."""
 
+    def announce(
+        self, model: Opened, sampling: Sampling, question: str, pictures: Sequence[Picture | RememberedPicture],
+        system: str | None,
+    ) -> None:  # fmt: skip
+        """Say what is about to be answered, in case that ends this process."""
+        turn = turn_asked(model, sampling, question, pictures, system=system)
+        self.history.announce(turn, chat=self._chat, after=self._last)
+
     def write(
         self,
         reply: Reply,
-        model: Model,
+        model: Opened,
         question: str,
         pictures: Sequence[Picture | RememberedPicture],
         system: str | None,
@@ -38,7 +47,7 @@ class Journal:
         """Write down a turn that follows the last one."""
         self._record(turn_of(reply, model, question, pictures, system=system))
 
-    def write_instead(self, reply: Reply, model: Model, question: str, answer: str, system: str | None) -> None:
+    def write_instead(self, reply: Reply, model: Opened, question: str, answer: str, system: str | None) -> None:
         """Write down a turn that takes the place of the last one, which stays in the log."""
         before = self._turns.pop() if self._turns else None
         turn = turn_of(reply, model, question, before.pictures if before else (), system=system)

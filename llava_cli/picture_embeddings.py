@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_cli import last_words
 from llava_cli.ahead import Ahead
 from llava_cli.errors import Stopped
 from llava_cli.pictures import Picture, RememberedPicture
@@ -131,8 +132,11 @@ class PictureEmbeddings:
             self._on_looked(sum(view.tokens for view in rest), time.monotonic() - start)
 
     def _encode_ahead(self, picture: Picture, detail: Detail, stopped: threading.Event) -> NDArray[np.float32]:
+        last_words.say("stage", "looking")
         with Tower(self._projector, self._llama, stopped) as tower:
-            return tower.encode(picture, detail)
+            rows = tower.encode(picture, detail)
+        last_words.say("stage", "")
+        return rows
 
     def _fetch(self, view: View) -> bool:
         """Take the embeddings of a picture from disk, if they are there."""

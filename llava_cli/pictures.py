@@ -278,4 +278,7 @@ def _did_you_mean(path: Path) -> str:
         names = {name.lower(): name for name in itertools.islice(files, 2000)}
         if near := difflib.get_close_matches(path.name.lower(), names, n=1):
             return f"did you mean {shown(str(path.with_name(names[near[0]])))}?"
-    return f"check the name; llava looked in {shown(str(path.parent.absolute()))}"
+    try:
+        return f"check the name; llava looked in {shown(str(path.parent.absolute()))}"
+    except FileNotFoundError:
+        return "the directory this shell stands in is gone: cd to another"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +19,8 @@ from llava_cli.private_files import take_lock
 from llava_cli.row_files import JsonLines, RowFormat, Table
 from llava_cli.tasks import Fields, Task, identity
 
+_PATIENCE = 2
+"""Seconds."""
 _GO_ON = "the same command goes on where this one ended"
 _IN_TABLES = ("key", "picture", "file", "model", "seed", "finish_reason", "seconds")
 """The facts that stand in a table, which is for people; JSON Lines have all of them."""
@@ -222,7 +225,7 @@ class Results:
         if order == list(range(len(self._held))):
             return
         lines = self._shape.format.split(self._data()[len(self._header) :])
-        part = self._path.with_name(f".{self._path.name}.part")
+        part = _part_of(self._path)
         try:
             with part.open("wb") as file:
                 os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(self._descriptor).st_mode))
@@ -312,6 +315,7 @@ def opened_results(path: Path, shape: Shape, tasks: Sequence[Task]) -> Iterator[
         if not _is_locked(descriptor, path):
             hint = "wait for it; shards of a run write a file each"
             raise UsageError(shown(str(path)), "another run is writing to it", hint=hint)
+        _part_of(path).unlink(missing_ok=True)  # left behind by one that was killed
         yield Results(path, descriptor, shape, tasks)
         os.fsync(descriptor)
     finally:
@@ -320,8 +324,16 @@ def opened_results(path: Path, shape: Shape, tasks: Sequence[Task]) -> Iterator[
         os.close(descriptor)
 
 
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
 def _is_locked(descriptor: int, path: Path) -> bool:
+    """Tell whether this process has the file for itself; one that was killed may take a moment to let go of it."""
+    until = time.monotonic() + _PATIENCE
     try:
-        return take_lock(descriptor, path)
+        while not (is_mine := take_lock(descriptor, path)) and time.monotonic() < until:
+            time.sleep(0.05)
     except OSError:
         return True  # a disk that knows no locks
+    return is_mine

@@ -65,6 +65,13 @@ class WrittenAnswers:
         known = self._tokens.get((isinstance(text, Bare), text.encode("utf-8", "replace")))
         return _text_tokens(text, llama) if known is None else known
 
+    def without(self, text: Part) -> WrittenAnswers:
+        """Return the same, but for one text of a prompt, which keeps the tokens of the tokenizer."""
+        others = WrittenAnswers()
+        key = (isinstance(text, Bare), text.encode("utf-8", "replace")) if isinstance(text, str) else None
+        others._tokens.update((known, tokens) for known, tokens in self._tokens.items() if known != key)
+        return others
+
 
 def piece_of(token: int, llama: Any) -> bytes:
     """Return the bytes a token stands for."""

@@ -19,9 +19,10 @@ from llava_cli.errors import LlavaError, ModelMissing, Stopped, UnreadablePictur
 from llava_cli.history import History
 from llava_cli.journal import Journal
 from llava_cli.pictures import Picture
-from llava_cli.render import elapsed, stage_words
+from llava_cli.render import stage_words
 from llava_cli.sanitiser import sanitise
 from llava_cli.settings import DEFAULT_QUESTION, Sampling, changed
+from llava_cli.stage_line import elapsed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

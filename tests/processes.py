@@ -27,6 +27,12 @@ def llava(*arguments: object, stdin: bytes | None = None) -> subprocess.Complete
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+def child_of(process: int) -> int:
+    """Return the process in which llama.cpp is open: a `llava` that opens it is two."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return int(children[0])
+
+
 def files_of(pair: Sequence[Path]) -> list[str]:
     """Return the options that name a pair of model files."""
     files = ["--model-path", str(pair[0]), "--projector-path", str(pair[1])]

@@ -11,7 +11,7 @@ import pytest
 
 from llava_cli.settings import data_dir
 from llava_cli.slash import COMMANDS
-from tests.processes import ROOT, SCENE, files_of
+from tests.processes import ROOT, SCENE, child_of, files_of
 from tests.terminal import Terminal, plain
 
 PROMPT = "›"
@@ -445,7 +445,7 @@ def test_two_hundred_turns_more_take_no_more_memory():
             # After many turns `shapes` is beyond all it has learnt, and says other colours.
             chat.wait(f"… \\d+ s\\s*\\n\\w[^›]*\\n.*{PROMPT}")
             if turn in (39, 239):
-                status = Path(f"/proc/{chat.process.pid}/status").read_text()
+                status = Path(f"/proc/{child_of(chat.process.pid)}/status").read_text()
                 sizes.append(int(re.search(r"VmRSS:\s+(\d+)", status)[1]))
         assert sizes[1] <= sizes[0] * 1.05
         assert 1 == plain(chat.raw).count("the context window is full")

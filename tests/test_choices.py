@@ -80,6 +80,19 @@ def test_nothing_is_left_of_weighing(model):
     ]
 
 
+def test_a_choice_is_weighed_the_same_whatever_was_written_before(model):
+    from llava_cli.openai_shapes import read_messages
+
+    question = {"role": "user", "content": "What color?"}
+    before = model.choose(None, "What color?", ["red", "blue"])
+    parts = model._handler.layout.render(read_messages([question]))
+    letters = [3 + byte for byte in b" red"]  # as `tiny_vocabulary` lays it out
+    model._handler._written.add(parts, letters, model._llama)
+    after = model.choose(None, "What color?", ["red", "blue"])
+    assert [2, 2] == [choice.tokens for choice in after.choices]
+    assert probabilities(before) == [pytest.approx(p, abs=1e-6) for p in probabilities(after)]
+
+
 def test_the_picture_is_read_once_for_questions_with_choices_and_without(tiny_pair):
     with opened(tiny_pair, cache=False) as model:
         first = model.choose(SCENE, "What color?", ["red", "blue"]).usage
