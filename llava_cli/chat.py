@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from llava_cli.errors import UsageError
 from llava_cli.pictures import Picture, RememberedPicture, open_picture
-from llava_cli.reply import Reply
+from llava_cli.reply import Decision, Reply
 from llava_cli.schemas import AnswerSchema, as_schema
-from llava_cli.settings import Sampling
+from llava_cli.settings import LoadOptions, Sampling
 
 PictureSource = str | os.PathLike[str] | bytes | Picture | RememberedPicture
 """A path, the bytes of a picture file, a `Picture`, or one that an earlier process has seen."""
@@ -37,6 +37,42 @@ class Answering(Protocol):
         on_end: Callable[[str], None],
         schema: AnswerSchema | None = None,
     ) -> Reply: ...
+
+
+class Opened(Answering, Protocol):
+    """What a session needs of a model that is open, here or on another server."""
+
+    @property
+    def options(self) -> LoadOptions | None:
+        """Return how it was opened; None if that is another server's affair."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def chat(self, *, system: str | None = None, messages: Sequence[Mapping[str, Any]] = ()) -> Chat: ...
+
+    def choose(
+        self,
+        picture: PictureSource | Sequence[PictureSource] | None,
+        question: str,
+        choices: Sequence[str],
+        *,
+        system: str | None = None,
+        after: Sequence[Mapping[str, Any]] = (),
+    ) -> Decision: ...
+
+    def prepare(self, picture: PictureSource) -> None: ...
+
+    def rewind(self) -> None: ...
+
+    def seen(self, picture: PictureSource) -> list[Picture]: ...
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def facts(self) -> dict[str, Any]: ...
 
 
 class Chat:
@@ -143,7 +179,8 @@ class Chat:
         """
         window, kept, dropped = self._model.context, list(turns), 0
         room = window - min(max_tokens, window // 4)
-        if len(kept) > 2 and self._model.count([*self._opening(), *kept]) > room:
+        # A window of which nobody knows the size is the server's affair.
+        if window and len(kept) > 2 and self._model.count([*self._opening(), *kept]) > room:
             while len(kept) > 2 and self._model.count([*self._opening(), *kept]) > room - window // 4:
                 oldest, _, following, *rest = kept
                 content = [*_pictures_of(oldest), *_parts(following)]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 
-from llava_cli import inventory, preview, registry, transcript
+from llava_cli import preview, transcript
 from llava_cli.errors import LlavaError, UsageError
 from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.render import Output, ago
@@ -51,7 +51,7 @@ class ChatCommands:
             "show": lambda: ["--input", *numbers()],
             "system": lambda: ["default"],
             "set": lambda: [field.name for field in fields(Sampling)],
-            "model": lambda: [spec.name for spec in registry.all_specs()],
+            "model": lambda: [name for name, _ in self._session.place.names()],
             "load": lambda: [chat.name or str(chat.id) for chat in self._session.journal.history.chats()],
             "export": lambda: ["md", "json"],
             "help": lambda: COMMANDS,
@@ -166,16 +166,15 @@ class ChatCommands:
 
     def _model(self, argument: str) -> None:
         if not argument:
+            # A quant of it is the same model.
+            current = (self._session.model_name, self._session.model_name.split(":")[0])
             lines = [
-                f"{'*' if self._session.model_name.split(':')[0] == spec.name else ' '} {spec.name}  {spec.summary}"
-                for spec in registry.all_specs()
+                f"{'*' if name in current else ' '} {name}  {about}" for name, about in self._session.place.names()
             ]
             self._output.say("\n".join(lines))
             return
-        from llava_cli.weights import find_weights
-
-        # Before the open one is closed: this one is here.
-        find_weights(inventory.choose(argument).spec)
+        # Before the open one is closed.
+        self._session.place.require(argument)
         self._session.use(argument)
         self._output.say(f"the chat goes on with {argument}, which is being opened")
 
@@ -236,8 +235,11 @@ class ChatCommands:
         session = self._session
         used, window, pictures = session.chat.cells, session.context, len(session.chat.pictures)
         turns = sum(turn["role"] == "user" for turn in session.chat.messages)
+        of = f"of {window} tokens in use ({100 * used / window:.0f}%)" if window else (
+            "tokens in use, and how many there can be the server does not say"
+        )  # fmt: skip
         lines = [
-            f"{used} of {window} tokens in use ({100 * used / window:.0f}%): turns {turns}, pictures {pictures}",
+            f"{used} {of}: turns {turns}, pictures {pictures}",
             *([f"{session.chat.dropped} older turns were dropped"] if session.chat.dropped else []),
         ]
         self._output.say("\n".join(lines))

@@ -20,18 +20,21 @@ from llava_cli.commands import cache, log, options, template
 from llava_cli.commands.ask import ask
 from llava_cli.commands.bench import bench
 from llava_cli.commands.chat import chat
-from llava_cli.commands.completion import join_words_of_bash
 from llava_cli.commands.config import config, use
 from llava_cli.commands.doctor import doctor
+from llava_cli.commands.help import help_
+from llava_cli.commands.look import shown
 from llava_cli.commands.models import models, show
 from llava_cli.commands.pull import pull
 from llava_cli.commands.rm import rm
 from llava_cli.commands.run import run
 from llava_cli.commands.serve import serve
+from llava_cli.commands.shell_scripts import teach_typer
 from llava_cli.commands.verify import verify
 from llava_cli.commands.web import web
 from llava_cli.errors import LlavaError, NotEnoughRoom, ReaderGone, Stopped, UsageError
 from llava_cli.render import Output
+from llava_cli.standard_output import give_up, guard
 from llava_cli.supervision import Work, in_a_child, opens_llama_cpp
 
 _EXAMPLES = """\
@@ -82,14 +85,35 @@ app.add_typer(cache.app, name="cache", rich_help_panel="Memory")
 app.add_typer(template.app, name="template", rich_help_panel="Memory")
 for about_the_machine in (opens_llama_cpp(doctor), opens_llama_cpp(bench), config):
     app.command(rich_help_panel="Machine")(about_the_machine)
+app.command("help", rich_help_panel="Machine")(help_)
+
+
+def _look_the_same(commands: typer.Typer) -> None:
+    """Give all commands the same options for how they show what they have to say."""
+    for declared in (*commands.registered_commands, commands.registered_callback):
+        if declared is not None and declared.callback not in (None, llava):
+            declared.callback = shown(declared.callback)
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            _look_the_same(group.typer_instance)
+
+
+_look_the_same(app)
 
 
 def main() -> None:
     """Run the command line; the one place that turns errors into messages and exit codes."""
     _prepare_streams()
+    guard()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    _leave(_run(in_a_child))
+    code = _run(in_a_child)
+    try:
+        sys.stdout.flush()
+    except LlavaError as error:
+        give_up()
+        code = code or error.exit_code
+    _leave(code)
 
 
 def _prepare_streams() -> None:
@@ -106,15 +130,15 @@ def _prepare_streams() -> None:
 def _run(have_done: Callable[[Work], Any] = lambda work: work()) -> int:
     """Run the command line, having done elsewhere what opens llama.cpp, and return the exit code."""
     output = Output()
-    join_words_of_bash()
+    if any("completion" in word for word in sys.argv[1:]):
+        teach_typer()
     try:
         result = app(standalone_mode=False, prog_name="llava")
         return _exit_code(have_done(result) if callable(result) else result)
     except typer.Exit as error:
         return error.exit_code
     except ReaderGone as error:
-        # Python would complain again while it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        give_up()
         return error.exit_code
     except SystemExit as error:
         # So typer ends when the reader of its help has left.
@@ -126,6 +150,8 @@ def _run(have_done: Callable[[Work], Any] = lambda work: work()) -> int:
         return _as_json(output, Stopped("stopped", "by Ctrl-C"))
     except Exception as error:  # noqa: BLE001 - a bug, which is told like everything else
         _show_where(error, output)
+        if hasattr(error, "format_message") and not error.format_message():
+            return 2  # a group of commands alone has shown its help
         return _show(output, _in_our_words(error))
 
 
@@ -134,7 +160,7 @@ def _in_our_words(error: Exception) -> LlavaError:
         return error
     if hasattr(error, "format_message"):
         # What typer raises for a command line it cannot parse.
-        return UsageError("usage", error.format_message())
+        return _usage_error(error)
     if isinstance(error, MemoryError):
         why = f"there is not enough of it ({error})" if str(error) else "there is not enough of it"
         return NotEnoughRoom("memory", why, hint="llava doctor says what a model takes, and what there is")
@@ -143,6 +169,15 @@ def _in_our_words(error: Exception) -> LlavaError:
         return LlavaError("standard output", str(error.strerror).lower())
     hint = "LLAVA_DEBUG=1 shows where; please report it"
     return LlavaError("unexpected", f"{type(error).__name__}: {error}", hint=hint)
+
+
+def _usage_error(error: Any) -> UsageError:
+    """Say what typer says of a command line, and how the command is used."""
+    path = error.ctx.command_path if getattr(error, "ctx", None) is not None else "llava"
+    if possible := getattr(error, "possibilities", None):
+        hint = f"did you mean {' or '.join(sorted(possible))}? {path} --help shows all"
+        return UsageError("usage", error.message.rstrip("."), hint=hint)
+    return UsageError("usage", error.format_message().rstrip("."), hint=f"{path} --help")
 
 
 def _show(output: Output, error: LlavaError) -> int:

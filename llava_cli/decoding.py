@@ -22,6 +22,9 @@ AGAIN = "copy or download it again"
 _PARTIAL = f"{AGAIN}, or use the part that is there with --allow-truncated"
 
 _MOST_PAGES = 1000
+_MOST_READS = {"GIF": 1_000_000, "TIFF": 1_000_000}
+_MOST_READS_OF_OTHERS = 300_000
+"""Either is about half a second. A GIF of 100 MB takes 800,000, of 255 bytes; a TIFF may consist of tiny tiles."""
 
 # Pillow's limits, and the stderr that libtiff writes to, belong to the whole process.
 _one_at_a_time = threading.Lock()
@@ -44,6 +47,8 @@ def decode(
             raise
         except Exception as error:  # noqa: BLE001 - decoders raise whatever a broken file makes of them
             failure = failure or error
+            if isinstance(error, _TooManyPieces):
+                break
         else:
             return image, (*notes, "truncated: only a part of it could be read") if lenient else notes
     raise _explained(what, kind, data, failure, allow_truncated) from failure
@@ -60,6 +65,24 @@ def upright(what: str, image: Image.Image, *, max_pixels: int) -> tuple[Image.Im
         raise
     except Exception as error:
         raise _explained(what, kind, b"", error, False) from error
+
+
+class _TooManyPieces(Exception):
+    """A file consists of millions of pieces, of which no picture has as many."""
+
+
+class _File(io.BytesIO):
+    """A file in memory that can be read in so many pieces: an empty one costs as much time as a full one."""
+
+    def __init__(self, kind: str, data: bytes) -> None:
+        super().__init__(data)
+        self._left = _MOST_READS.get(kind, _MOST_READS_OF_OTHERS)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise _TooManyPieces
+        return super().read(size)
 
 
 def _require_decoder(what: str, kind: str) -> None:
@@ -98,7 +121,7 @@ def _attempts(kind: str, data: bytes, max_pixels: int, allow_truncated: bool) ->
 def _jpeg_pixels(data: bytes, max_pixels: int) -> bytes:
     from PIL import Image
 
-    with _pillow("JPEG", None, lenient=False), Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+    with _pillow("JPEG", None, lenient=False), Image.open(_File("JPEG", data), formats=["JPEG"]) as image:
         _reduce(image, max_pixels)
         return image.tobytes()
 
@@ -112,7 +135,7 @@ def _decode(
     limit = None if kind == "JPEG" else max_pixels
     with _pillow(kind, limit, lenient):
         try:
-            with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            with Image.open(_File(kind, data), formats=[kind]) as image:
                 notes = _choose_frame(what, kind, image, frame)
                 if image.info.get("progressive") and not lenient and mending.jpeg_lacks_scans(data):
                     raise EOFError("truncated before its last scan")

@@ -210,7 +210,6 @@ class Engine:
     def _run(self) -> None:
         while (job := self._next()) is not None:
             start = time.monotonic()
-            job.hear(Began())
             error = self._do(job)
             with self._changed:
                 self._running = None
@@ -230,9 +229,10 @@ class Engine:
             return self._running
 
     def _do(self, job: Job) -> BaseException | None:
-        if job.is_stopped:
-            return Stopped("model", "stopped as its turn came")
         try:
+            job.hear(Began())
+            if job.is_stopped:
+                return Stopped("model", "stopped as its turn came")
             for value in job.work(self.model):
                 job.hear(Piece(value))
         except BaseException as error:  # noqa: BLE001 - whoever listens is told, and the next one has its turn

@@ -37,7 +37,7 @@ def silence() -> None:
     def abort(message: bytes) -> None:
         last_words.say("complaint", message.decode("utf-8", "replace").strip())
         if debug is not None:
-            os.write(debug, message + b"\n")
+            os.write(debug, sanitise(message.decode("utf-8", "replace")).encode() + b"\n")
 
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
     def keep(level: int, text: bytes, _data: ctypes.c_void_p) -> None:

@@ -6,8 +6,9 @@ LlavaError                  1   unexpected
 ├── ModelUnusable           4   a model file that is wrong
 │   └── ModelMissing        4   a model that is unknown or not on disk
 ├── DownloadFailed          5
+├── ServerFailed            5   another server does not answer
 ├── NotEnoughRoom           6   memory or disk
-├── EngineFailed            7   llama.cpp gave up, or gave something that cannot be right
+├── EngineFailed            7   llama.cpp or another server gave up, or gave something that cannot be right
 │   ├── ContextTooSmall     7   the prompt does not fit
 │   └── Busy                7   too many wait for the same model
 ├── AnswerUnfit             8   the answer is not what was asked for: a schema, or that of last time
@@ -15,6 +16,23 @@ LlavaError                  1   unexpected
 ├── RunIncomplete           9   a run that ended with failures
 └── Stopped               130   the user pressed Ctrl-C
 """
+
+EXIT_CODES = {
+    0: "the answer is there",
+    1: "unexpected: a bug, or stdout cannot be written",
+    2: "usage: the command line makes no sense",
+    3: "a picture that cannot be used",
+    4: "a model that is missing, unknown or unusable",
+    5: "a download or another server failed",
+    6: "not enough memory or disk",
+    7: "the engine failed, or its context is too small",
+    8: "the answer does not satisfy its schema, or a replayed one is another",
+    9: "a run has ended, and some of its pictures have no answer",
+    10: "and above, only with --exit-code: 10 and the place of the choice, from 0; the first choice is 0",
+    130: "interrupted by Ctrl-C",
+    141: "the reader of stdout has left",
+    143: "terminated",
+}
 
 
 class LlavaError(Exception):
@@ -49,6 +67,10 @@ class ModelMissing(ModelUnusable):
 
 
 class DownloadFailed(LlavaError):
+    exit_code = 5
+
+
+class ServerFailed(LlavaError):
     exit_code = 5
 
 

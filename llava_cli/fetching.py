@@ -85,8 +85,12 @@ def _follow(address: str, limits: FetchLimits, deadline: float, public_only: boo
         try:
             typed = url = httpx2.URL(address)
             for _ in range(limits.redirects + 1):
-                checked = _public(what, url, url != typed) if public_only or url.host != typed.host else {"url": url}
-                with client.stream("GET", **checked) as response:
+                request: dict[str, Any] = {"url": url}
+                if public_only:
+                    request = _pinned(url, _require_public(what, url, is_redirect=url != typed))
+                elif url.host != typed.host:
+                    _require_public(what, url, is_redirect=True, may_be_unknown=True)
+                with client.stream("GET", **request) as response:
                     if not response.has_redirect_location:
                         return _body(what, response, limits, deadline)
                     url = url.join(response.headers["Location"])
@@ -97,26 +101,31 @@ def _follow(address: str, limits: FetchLimits, deadline: float, public_only: boo
     raise UnreadablePicture(what, f"redirected more than {limits.redirects} times", hint=_SAVE_IT)
 
 
-def _public(what: str, url: httpx2.URL, is_redirect: bool) -> dict[str, Any]:
-    """Return the request for what stands at `url`; refuse anything but http(s) on a public host.
-
-    It goes to the address that was checked: asked again, a name may mean another one.
-    """
+def _require_public(
+    what: str, url: httpx2.URL, *, is_redirect: bool, may_be_unknown: bool = False
+) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Return the addresses of the host of `url`; refuse anything but http(s) on a public host."""
     to = "redirected to " if is_redirect else "it leads to "
     if url.scheme not in ("http", "https"):
         raise UnreadablePicture(what, f"{to}a {url.scheme}: address", hint=_SAVE_IT)
     try:
         found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        if is_redirect:
-            return {"url": url}  # a proxy may know it; if not, connecting says so
+        if may_be_unknown:
+            return []  # a proxy may know it; if not, connecting says so
         raise UnreadablePicture(what, f"no such host: {url.host}", hint="check the address") from None
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     if not all(address.is_global and not address.is_multicast for address in addresses):
         hint = "if you trust it, give that address itself" if is_redirect else "send the picture itself"
         raise UnreadablePicture(what, f"{to}{url.host}, which is not a public address", hint=hint)
+    return addresses
+
+
+def _pinned(url: httpx2.URL, addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> dict[str, Any]:
+    """Make the request for `url` go to an address that was checked: asked again, a name may mean another one."""
+    chosen = min(addresses, key=lambda address: address.version)
     return {
-        "url": url.copy_with(host=str(addresses[0])),
+        "url": url.copy_with(host=str(chosen)),
         "headers": {"Host": url.netloc.decode("ascii")},
         "extensions": {"sni_hostname": url.host},
     }

@@ -13,7 +13,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +25,14 @@ from llava_cli.answer_text import PieceDecoder
 from llava_cli.choices import weigh
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
 from llava_cli.gguf_file import repaired_projector
-from llava_cli.odds import TokenOdds, token_odds
+from llava_cli.odds import token_odds
 from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_unsupported
 from llava_cli.picture_embeddings import PictureEmbeddings
 from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.prefix_cache import PrefixCache, Shelf
 from llava_cli.prompts import Message, Part, find_layout
 from llava_cli.rates import Amount, Rates
+from llava_cli.reply import Reading
 from llava_cli.settings import Detail, LoadOptions, cache_dir, require_detail
 from llava_cli.timeline import (
     Cell,
@@ -52,26 +52,6 @@ if TYPE_CHECKING:
 
 StageListener = Callable[[str, Amount], None]
 """Hears what begins: `looking`, `reading` (cells to read), `writing`, `keeping`; with the seconds it should take."""
-
-
-@dataclass
-class Reading:
-    """What it took to bring the cache up to the last prompt."""
-
-    reused: int = 0
-    """Cells that were in the cache already, or came back from disk."""
-    new: int = 0
-    """Cells evaluated."""
-    picture_cells: int = 0
-    """Those of both that are of pictures."""
-    pictures_encoded: int = 0
-    look_seconds: float = 0.0
-    read_seconds: float = 0.0
-    finish_reason: str = ""
-    """Why the last answer ended: `stop`, `length` (max_tokens), `context` (window full) or `stopped` (by the user)."""
-    answer_tokens: int = 0
-    odds: list[TokenOdds] | None = None
-    """How probable each token of the answer was, if that is wanted."""
 
 
 class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-python ships no usable types

@@ -12,7 +12,7 @@ from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.turns import PastChat, Turn, turn_asked, turn_of
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model
+    from llava_cli.chat import Opened
     from llava_cli.reply import Reply
     from llava_cli.settings import Sampling
 
@@ -29,7 +29,7 @@ class Journal:
         """Those of the chat, as far as they are in the log."""
 
     def announce(
-        self, model: Model, sampling: Sampling, question: str, pictures: Sequence[Picture | RememberedPicture],
+        self, model: Opened, sampling: Sampling, question: str, pictures: Sequence[Picture | RememberedPicture],
         system: str | None,
     ) -> None:  # fmt: skip
         """Say what is about to be answered, in case that ends this process."""
@@ -39,7 +39,7 @@ class Journal:
     def write(
         self,
         reply: Reply,
-        model: Model,
+        model: Opened,
         question: str,
         pictures: Sequence[Picture | RememberedPicture],
         system: str | None,
@@ -47,7 +47,7 @@ class Journal:
         """Write down a turn that follows the last one."""
         self._record(turn_of(reply, model, question, pictures, system=system))
 
-    def write_instead(self, reply: Reply, model: Model, question: str, answer: str, system: str | None) -> None:
+    def write_instead(self, reply: Reply, model: Opened, question: str, answer: str, system: str | None) -> None:
         """Write down a turn that takes the place of the last one, which stays in the log."""
         before = self._turns.pop() if self._turns else None
         turn = turn_of(reply, model, question, before.pictures if before else (), system=system)

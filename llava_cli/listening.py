@@ -24,6 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from llava_cli.errors import UsageError
 from llava_cli.guard import App, Limits
 from llava_cli.refusals import error_body
+from llava_cli.sanitiser import sanitise
 
 _CONNECTIONS = 400
 _IDLE_SECONDS = 30
@@ -89,8 +90,12 @@ def serve(
     """
     limits = limits or Limits()
     # What these have to say is said by us, or is a traceback.
+    tracebacks = logging.StreamHandler()
+    tracebacks.setLevel(logging.WARNING)
+    tracebacks.setFormatter(_Harmless())
     for name in ("uvicorn", "asyncio"):
         logging.getLogger(name).setLevel(logging.DEBUG if os.environ.get("LLAVA_DEBUG") else logging.CRITICAL)
+        logging.getLogger(name).handlers = [tracebacks]
     config = uvicorn.Config(
         app,
         http=type("_Protocol", (_Protocol,), {"head_seconds": limits.head_seconds}),
@@ -110,6 +115,13 @@ def serve(
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, server.handle_exit)  # a terminal that is closed is an order, too
     server.run(sockets=[taken])
+
+
+class _Harmless(logging.Formatter):
+    """Writes what clients and libraries say without what a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return sanitise(super().format(record))
 
 
 class _Server(uvicorn.Server):

@@ -18,24 +18,27 @@ _SECONDS_BETWEEN_DRAWINGS = 0.05
 class MarkdownStream:
     """One answer on its way to a terminal; `on_first` is called before anything of it appears."""
 
-    def __init__(self, console: Console, *, on_first: Callable[[], None]) -> None:
+    def __init__(self, console: Console, *, on_first: Callable[[], None], moves: bool = True) -> None:
+        """Without `moves`, nothing is drawn anew: the console is no terminal, though it wants colours."""
         self._console = console
         self._region = _Region(console)
         self._on_first = on_first
+        self._moves = moves
         self._has_printed = False
 
     def show(self, pieces: Iterable[str]) -> None:
         """Show `pieces`, which hold nothing a terminal would obey, until they end."""
-        block, drawn = "", 0.0
+        block, drawn, begun = "", 0.0, False
         try:
             for piece in pieces:
-                if not drawn:
+                if not begun:
                     self._on_first()
+                    begun = True
                 block += piece
                 finished, block = split_blocks(block)
                 if finished:
                     self._print(finished)
-                if finished or time.monotonic() - drawn > _SECONDS_BETWEEN_DRAWINGS:
+                if self._moves and (finished or time.monotonic() - drawn > _SECONDS_BETWEEN_DRAWINGS):
                     self._region.draw(self._rendered(block))
                     drawn = time.monotonic()
         finally:

@@ -42,8 +42,12 @@ def _strips_end_early(data: bytes) -> bool:
 
 def _boxes_end_early(data: bytes) -> bool:
     at = 0
-    while at + 8 <= len(data) and (size := int.from_bytes(data[at : at + 4], "big")) >= 8:
+    for _ in range(10_000):
+        if at + 8 > len(data) or (size := int.from_bytes(data[at : at + 4], "big")) < 8:
+            break
         at += size
+    else:
+        return False
     return at != len(data) or b"mdat" not in data
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_cli import engine_log, inventory, last_words
+from llava_cli import __version__, engine_log, inventory, last_words
 from llava_cli.chat import Chat, PictureSource, opened, question_of
 from llava_cli.choices import checked, compared
 from llava_cli.errors import UsageError
@@ -19,7 +19,7 @@ from llava_cli.openai_shapes import read_messages
 from llava_cli.pictures import Picture
 from llava_cli.rates import Amount, Rates
 from llava_cli.registry import ModelSpec
-from llava_cli.reply import Decision, Reply, usage_of
+from llava_cli.reply import Decision, Reading, Reply, usage_of
 from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import DEFAULT_MODEL, DEFAULT_QUESTION, LoadOptions, Sampling
 from llava_cli.weights import Weights, open_weights
@@ -208,6 +208,25 @@ class Model:
         """Return how many cells of the window OpenAI-shaped `messages` take."""
         return self._handler.count(self._llama, read_messages(messages))
 
+    def facts(self) -> dict[str, Any]:
+        """Return what the log keeps of the model, by the names of `Turn`."""
+        import llama_cpp
+
+        spec, weights = self.spec, self.weights
+        projector = spec.local[1] if spec.local else weights.projector
+        return {
+            # A name that is published in several quants does not say by itself which of them answers.
+            "model": f"{spec.name}:{spec.quant}" if len(spec.quants) > 1 else spec.name,
+            "own_files": spec.local is not None,
+            "model_path": str(weights.model.absolute()),
+            "projector_path": str(projector.absolute()),
+            "model_bytes": _size(weights.model),
+            "projector_bytes": _size(projector),
+            "program": f"llava {__version__}, llama-cpp-python {llama_cpp.__version__}",
+            "layout": spec.layout,
+            "parameters": vars(self.options),
+        }
+
     def require_room(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """Raise `ContextTooSmall` if OpenAI-shaped `messages` leave no room for an answer; from any thread."""
         self._handler.require_room(self._llama, read_messages(messages))
@@ -224,4 +243,30 @@ class Model:
 
         `how` is what else llama-cpp-python's `create_chat_completion` should know: `stop`, `logprobs` and the like.
         """
-        return Reply(self._llama, self._handler, messages, sampling, on_end, schema, how)
+        from llama_cpp import LlamaGrammar
+
+        settings = {name: value for name, value in vars(sampling).items() if name != "seed"}
+        settings |= how or {}
+        if schema is not None:
+            settings["grammar"] = LlamaGrammar.from_string(schema.grammar())
+
+        def begin(seed: int) -> tuple[Iterator[str], Reading]:
+            chunks = self._llama.create_chat_completion(messages=list(messages), stream=True, seed=seed, **settings)
+            return _pieces(chunks), self._handler.reading
+
+        return Reply(begin, sampling, on_end, schema)
+
+
+def _pieces(chunks: Any) -> Iterator[str]:
+    try:
+        for chunk in chunks:
+            yield chunk["choices"][0]["delta"].get("content", "")
+    finally:
+        chunks.close()
+
+
+def _size(path: Path) -> int:
+    # It may have been removed since it was opened; that must not cost an answer.
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0

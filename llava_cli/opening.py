@@ -7,16 +7,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model
+    from llava_cli.chat import Opened
 
 
 class Opening:
     """A model on its way. What goes wrong shows when it is asked for."""
 
-    def __init__(self, open_model: Callable[[], Model], on_end: Callable[[], None]) -> None:
+    def __init__(self, open_model: Callable[[], Opened], on_end: Callable[[], None]) -> None:
         self._open = open_model
         self._on_end = on_end
-        self._model: Model | None = None
+        self._model: Opened | None = None
         self._error: BaseException | None = None
         self._ended = threading.Event()
         # Nobody waits for a model that is not wanted any more: it ends with the process.
@@ -37,7 +37,7 @@ class Opening:
     def has_failed(self) -> bool:
         return self._error is not None
 
-    def model(self) -> Model:
+    def model(self) -> Opened:
         """Wait for the model and return it, or raise what went wrong. Ctrl-C ends the waiting, not the opening."""
         while not self._ended.wait(0.1):
             continue

@@ -134,7 +134,9 @@ class PictureEmbeddings:
     def _encode_ahead(self, picture: Picture, detail: Detail, stopped: threading.Event) -> NDArray[np.float32]:
         last_words.say("stage", "looking")
         with Tower(self._projector, self._llama, stopped) as tower:
-            return tower.encode(picture, detail)
+            rows = tower.encode(picture, detail)
+        last_words.say("stage", "")
+        return rows
 
     def _fetch(self, view: View) -> bool:
         """Take the embeddings of a picture from disk, if they are there."""

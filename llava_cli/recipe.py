@@ -51,6 +51,20 @@ class Recipe:
             spec.full_name, model_bytes, projector_bytes, spec.layout, chosen.system, schema, choices, parameters
         )  # fmt: skip
 
+    @classmethod
+    def at(
+        cls,
+        endpoint: str,
+        model: str,
+        chosen: Settings,
+        *,
+        schema: Mapping[str, Any] | bool | None = None,
+        choices: tuple[str, ...] | None = None,
+    ) -> Recipe:
+        """Take it for a model of the server at `endpoint`, of which nothing but its name is known."""
+        parameters = {**vars(chosen.sampling), "detail": chosen.load.detail, "endpoint": endpoint}
+        return cls(model, 0, 0, "", chosen.system, schema, choices, parameters)
+
     def key(self, picture: str, question: str) -> str:
         """Name the answer to a question about a picture, by its sha256; an empty one names that there is none."""
         whole = json.dumps({**vars(self), "picture": picture, "question": question}, sort_keys=True)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import base64
-import math
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from llava_cli.errors import LlavaError, ReaderGone
+from llava_cli.errors import EngineFailed, LlavaError, ReaderGone
+from llava_cli.look import current_look
 from llava_cli.markdown_stream import MarkdownStream, markdown
 from llava_cli.pager import opened_pager
 from llava_cli.sanitiser import sanitise
+from llava_cli.stage_line import StageLine, console_on
+from llava_cli.standard_output import Guarded
 from llava_cli.terminal_state import DUMB
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ STAGES = {
     "keeping": "keeping the picture for next time",
     "checking": "computing the same in NumPy",
     "closing": "closing the model",
+    "asking": "waiting for the server",
+    "pausing": "the server wants a pause",
 }
 """What is said of the things that take long, by name."""
 
@@ -42,13 +46,19 @@ class Output:
     """The two streams of one run, opened as the terminal and the options want them."""
 
     def __init__(self, *, plain: bool = False, quiet: bool = False) -> None:
+        look = current_look()
+        plain, quiet = plain or look.plain, quiet or look.quiet
         self.quiet = quiet
+        self.verbose = look.verbose
         self._dumb = os.environ.get("TERM") in DUMB
-        self.rich = not plain and not self._dumb and _is_terminal(sys.stdout)
+        self._moves = not plain and not self._dumb and _is_terminal(sys.stdout)
+        # Rich, too, takes any text in this variable for a yes.
+        self.rich = self._moves or (not plain and bool(os.environ.get("FORCE_COLOR")))
         self.lively = not plain and not self._dumb and not quiet and _is_terminal(sys.stderr)
         self._announces = not self.lively and not quiet and _is_terminal(sys.stderr)
         self._announced: set[str] = set()
         self._stage: Any = None
+        self._stage_began = ("", 0.0)
 
     def __enter__(self) -> Output:
         return self
@@ -61,17 +71,22 @@ class Output:
     def answer(self, pieces: Iterable[str], *, markdown: bool = True) -> None:
         """Show an answer as it comes: Markdown on a terminal, plain text in a pipe, one newline at the end."""
         if self.rich and markdown:
-            stream = MarkdownStream(_console(sys.stdout), on_first=self.end_stage)
+            stream = MarkdownStream(console_on(sys.stdout), on_first=self.end_stage, moves=self._moves)
             try:
                 stream.show(sanitise(piece) for piece in pieces)
             finally:
                 self.end_stage()
             return
         written = False
-        for piece in pieces:
-            self._quieten_stage_line()
-            self.write(piece)
-            written = True
+        try:
+            for piece in pieces:
+                self._quieten_stage_line()
+                self.write(piece)
+                written = True
+        except EngineFailed:
+            # What there is of the answer is a line of its own.
+            self.write("\n" if written else "")
+            raise
         self.end_stage()
         if written:
             self.write("\n")
@@ -82,15 +97,9 @@ class Output:
 
     def _send(self, drawn: str) -> None:
         """Write what this room has drawn itself, colours and all."""
-        if sys.stdout is None:
-            raise LlavaError("standard output", "it is closed, so the answer has nowhere to go")
-        try:
-            sys.stdout.write(drawn)
-            sys.stdout.flush()
-        except BrokenPipeError as error:
-            raise ReaderGone("standard output", "the reader has left") from error
-        except OSError as error:
-            raise LlavaError("standard output", (error.strerror or str(error)).lower()) from error
+        stdout = Guarded(sys.stdout)
+        stdout.write(drawn)
+        stdout.flush()
 
     def table(
         self,
@@ -114,7 +123,7 @@ class Output:
             table.add_column(title, justify=justify, overflow="fold", no_wrap=short)
         for row in shown:
             table.add_row(*row)
-        _console(sys.stdout).print(table)
+        console_on(sys.stdout).print(table)
 
     def styled(self, text: str, style: str = "") -> None:
         """Write lines in a style of rich's, plainly where there are no styles."""
@@ -135,7 +144,7 @@ class Output:
     @contextmanager
     def paged(self) -> Iterator[None]:
         """Let the reader turn the pages of what is written meanwhile, if there is a terminal; leaving early is fine."""
-        with opened_pager() if self.rich else nullcontext() as pager:
+        with opened_pager() if self._moves else nullcontext() as pager:
             if pager is None:
                 yield
                 return
@@ -144,7 +153,7 @@ class Output:
 
     def _print(self, what: Any) -> None:
         # The pager is a pipe, but what reads it is a terminal.
-        console = _console(sys.stdout, force_terminal=True)
+        console = console_on(sys.stdout, force_terminal=True)
         with console.capture() as drawn:
             console.print(what)
         self._send(drawn.get())
@@ -167,25 +176,31 @@ class Output:
         An `Amount` knows how long that should be.
         """
         self.end_stage()
+        if self.verbose:
+            self._stage_began = (stage_words(name, amount), time.monotonic())
         if self._announces and name != "writing" and name not in self._announced:
             # A line that changes all the time is noise to a screen reader.
             self._announced.add(name)
             _to_stderr(f"{STAGES[name]}…")
         if not self.lively or (name == "writing" and self.rich):
             return
-        self._stage = _StageLine(stage_words(name, amount), getattr(amount, "seconds", 0.0))
+        self._stage = StageLine(stage_words(name, amount), getattr(amount, "seconds", 0.0))
 
     def busy(self, text: str) -> None:
         """Say on a terminal, in words of the caller, what takes long now; as `stage`."""
         self.end_stage()
         if self.lively:
-            self._stage = _StageLine(_one_line(text))
+            self._stage = StageLine(_one_line(text))
 
     def end_stage(self) -> None:
-        """Take the stage line away, if there is one."""
+        """Take the stage line away, if there is one; with --verbose, say what the stage took."""
         if self._stage is not None:
             self._stage.end()
             self._stage = None
+        text, start = self._stage_began
+        if text:
+            self._stage_began = ("", 0.0)
+            self.detail(f"{text}: {time.monotonic() - start:.2f} s")
 
     def confirm(self, question: str, *, default: bool) -> bool | None:
         """Ask a yes-or-no question on the terminal; None if there is nobody to ask."""
@@ -210,6 +225,12 @@ class Output:
             self.end_stage()
             _to_stderr(f"note: {sanitise(text)}")
 
+    def detail(self, text: str) -> None:
+        """Say with --verbose what was chosen or used; never a question, an answer or a picture."""
+        if self.verbose:
+            self.end_stage()
+            _to_stderr(f"· {_one_line(text)}")
+
     def say(self, text: str) -> None:
         """Write lines on stderr that somebody asked for, so that --quiet does not silence them."""
         self.end_stage()
@@ -222,19 +243,19 @@ class Output:
 
     def console(self) -> Console:
         """Return rich's console on stderr, for what moves there."""
-        return _console(sys.stderr)
+        return console_on(sys.stderr)
 
     @property
     def has_colours(self) -> bool:
         """Tell whether a picture would look like one."""
         if not self.rich:
             return False
-        console = _console(sys.stdout)
+        console = console_on(sys.stdout)
         return not console.no_color and console.color_system in ("256", "truecolor")
 
     def picture(self, drawn: RenderableType) -> None:
         """Show a picture that `preview` has drawn."""
-        _console(sys.stdout).print(drawn)
+        console_on(sys.stdout).print(drawn)
 
     def copy(self, text: str) -> None:
         """Put `text` on the clipboard of whoever looks at this terminal, also through ssh (OSC 52)."""
@@ -243,17 +264,31 @@ class Output:
     def stats(self, usage: Usage, seed: int) -> None:
         """Print the numbers of one reply in one line on stderr."""
         self.end_stage()
-        _to_stderr(
-            f"{usage.answer_tokens} tokens · {usage.tokens_per_second:.1f} tokens/s"
-            f" · first token {usage.first_token_seconds:.2f} s"
-            f" (picture {usage.look_seconds:.2f}, prompt {usage.read_seconds:.2f})"
-            f" · {usage.picture_cells} picture tokens"
-            f" · prompt {usage.reused_cells} reused + {usage.new_cells} new · seed {seed}"
-        )
+        # Another server does not say what the picture took, nor, some of them, what the prompt did.
+        here = usage.read_seconds > 0 or usage.picture_cells > 0
+        stages = f" (picture {usage.look_seconds:.2f}, prompt {usage.read_seconds:.2f})" if here else ""
+        parts = [
+            f"{usage.answer_tokens} tokens",
+            f"{usage.tokens_per_second:.1f} tokens/s",
+            f"first token {usage.first_token_seconds:.2f} s{stages}",
+            *([f"{usage.picture_cells} picture tokens"] if here else []),
+            *([f"prompt {usage.reused_cells} reused + {usage.new_cells} new"] if usage.prompt_cells else []),
+            f"seed {seed}",
+        ]
+        _to_stderr(" · ".join(parts))
 
-    def opened(self, options: LoadOptions) -> None:
-        """Print how the model was opened, in one line on stderr."""
-        _to_stderr(self.options_line(options))
+    def made_with(self, facts: Mapping[str, Any], options: LoadOptions | None) -> None:
+        """Say with --verbose which files a model is, as the log keeps it, and how it was opened."""
+        for name, what in (("model_path", "model"), ("projector_path", "projector"), ("program", "program")):
+            if facts[name]:
+                self.detail(f"{what}: {facts[name]}")
+        if options is not None:
+            self.detail(self.options_line(options))
+
+    def opened(self, options: LoadOptions | None) -> None:
+        """Print how the model was opened, in one line on stderr, if that was done here."""
+        if options is not None:
+            _to_stderr(self.options_line(options))
 
     @staticmethod
     def options_line(options: LoadOptions) -> str:
@@ -296,15 +331,6 @@ def in_bytes(size: float) -> str:
     return f"{size:.1f} GB"
 
 
-def elapsed(seconds: float, expected: float = 0.0) -> str:
-    """Write how long something has taken, of how long it should take: `12 s of about 40 s`."""
-    if expected < 2:
-        return f"{seconds:.0f} s"
-    # No false precision, and no promise that has been broken already.
-    step = 1 if expected < 10 else 5 if expected < 60 else 10
-    return f"{seconds:.0f} s of about {max(step * round(expected / step), step * math.ceil(seconds / step))} s"
-
-
 def ago(seconds: float) -> str:
     """Write how long ago something was for people: `3 hours ago`."""
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
@@ -327,39 +353,3 @@ def _to_stderr(line: str, *, end: str = "\n") -> None:
         return
     with suppress(OSError, ValueError):
         print(line, file=sys.stderr, end=end, flush=True)
-
-
-def _console(stream: TextIO, *, force_terminal: bool | None = None) -> Console:
-    from rich.console import Console
-
-    return Console(
-        file=stream, force_terminal=force_terminal, highlight=False, markup=False, emoji=False, soft_wrap=False
-    )
-
-
-class _StageLine:
-    """A spinner with the elapsed time on stderr."""
-
-    def __init__(self, text: str, expected: float = 0.0) -> None:
-        from rich.live import Live
-        from rich.spinner import Spinner
-        from rich.text import Text
-
-        # Our own descriptor: llama-cpp-python points descriptor 2 at /dev/null while it loads a model.
-        self._stream = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
-        start = time.monotonic()
-
-        class Line(Spinner):
-            def render(self, now: float) -> Any:
-                self.text = Text(f"{text}… {elapsed(time.monotonic() - start, expected)}", style="dim")
-                return super().render(now)
-
-        self._live = Live(
-            Line("dots"), console=_console(self._stream), transient=True, refresh_per_second=8,
-            redirect_stdout=False, redirect_stderr=False,
-        )  # fmt: skip
-        self._live.start()
-
-    def end(self) -> None:
-        self._live.stop()
-        self._stream.close()

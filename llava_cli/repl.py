@@ -18,7 +18,7 @@ from llava_cli.slash import read_line
 from llava_cli.stopping import ctrl_c_stops
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model
+    from llava_cli.chat import Opened
     from llava_cli.reply import Reply
 
 
@@ -113,7 +113,7 @@ class Repl:
         if reply.finish_reason in _CUT_SHORT:
             self._output.note(_CUT_SHORT[reply.finish_reason])
 
-    def _model(self) -> Model:
+    def _model(self) -> Opened:
         if self._session.is_loading:
             self._output.stage("loading", 0)
         try:
@@ -169,6 +169,7 @@ _CUT_SHORT = {
     "length": "the answer was cut at its longest length; /continue goes on, /set max_tokens allows more",
     "context": "the context window is full, so the answer stops here; /continue makes room and goes on",
     "stopped": "stopped; /continue goes on",
+    "content_filter": "a filter of the server cut the answer",
 }
 
 

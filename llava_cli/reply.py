@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llava_cli import last_words
 from llava_cli.choices import Choice
 from llava_cli.errors import AnswerUnfit, Stopped
+from llava_cli.odds import TokenOdds
 from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import Sampling
 
-if TYPE_CHECKING:
-    from llava_cli.handler import LlavaChatHandler, Reading
+
+@dataclass
+class Reading:
+    """What is known of an answer while it is written: what reading took, and how it ends. 0: nothing is known."""
+
+    reused: int = 0
+    """Cells that were in the cache already, or came back from disk."""
+    new: int = 0
+    """Cells evaluated."""
+    picture_cells: int = 0
+    """Those of both that are of pictures."""
+    pictures_encoded: int = 0
+    look_seconds: float = 0.0
+    read_seconds: float = 0.0
+    finish_reason: str = ""
+    """Why the answer ended: `stop`, `length` (max_tokens), `context` (window full) or `stopped` (by the user);
+    or what another server calls its reason, and `failed` if that gave up."""
+    answer_tokens: int = 0
+    odds: list[TokenOdds] | None = None
+    """How probable each token of the answer was, if that is wanted."""
+
+
+Begin = Callable[[int], tuple[Iterator[str], Reading]]
+"""Begins an answer with a seed: a generator of its pieces, and what becomes known of it meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +68,7 @@ class Reply:
     """An answer being written: iterate for its pieces, or take `text`, which waits for the end."""
 
     def __init__(
-        self,
-        llama: Any,
-        handler: LlavaChatHandler,
-        messages: Sequence[Mapping[str, Any]],
-        sampling: Sampling,
-        on_end: Callable[[str], None],
-        schema: AnswerSchema | None = None,
-        how: Mapping[str, Any] | None = None,
+        self, begin: Begin, sampling: Sampling, on_end: Callable[[str], None], schema: AnswerSchema | None = None
     ) -> None:
         self.seed = random.randrange(2**32 - 1) if sampling.seed is None else sampling.seed
         """The seed this answer is written with."""
@@ -67,21 +83,11 @@ class Reply:
         self._text = ""
         last_words.say("answer", "")
         self._on_end: Callable[[str], None] | None = on_end
-        settings = {name: value for name, value in vars(sampling).items() if name != "seed"}
-        settings |= how or {}
-        if schema is not None:
-            from llama_cpp import LlamaGrammar
-
-            settings["grammar"] = LlamaGrammar.from_string(schema.grammar())
-        self._chunks: Iterator[Any] = llama.create_chat_completion(
-            messages=list(messages), stream=True, seed=self.seed, **settings
-        )
-        self._reading: Reading = handler.reading
+        self._pieces, self._reading = begin(self.seed)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the answer piece by piece, as it is written."""
-        for chunk in self._chunks:
-            piece = chunk["choices"][0]["delta"].get("content", "")
+        for piece in self._pieces:
             self._last = time.monotonic()
             if piece:
                 self._first = self._first or self._last
@@ -118,7 +124,8 @@ class Reply:
         if self.finish_reason == "stopped":
             raise Stopped("answer", "it was stopped before it satisfied the schema")
         if self.finish_reason != "stop":
-            raise AnswerUnfit("answer", _CUT[self.finish_reason], hint=_MORE.get(self.finish_reason, ""))
+            why = _CUT.get(self.finish_reason, f"it ended before it satisfied the schema ({self.finish_reason})")
+            raise AnswerUnfit("answer", why, hint=_MORE.get(self.finish_reason, ""))
         return self.schema.check(text)
 
     @property
@@ -151,7 +158,7 @@ class Reply:
         """End the answer where it is; what was written stays in the chat."""
         if self._on_end is None:
             return
-        self._chunks.close()  # type: ignore[attr-defined] # a generator
+        self._pieces.close()  # type: ignore[attr-defined] # a generator
         remember, self._on_end = self._on_end, None
         remember(self._text)
 

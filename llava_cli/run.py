@@ -17,11 +17,11 @@ from llava_cli.pictures import LIMITS, Picture
 from llava_cli.recipe import Recipe
 from llava_cli.results import Line, Record
 from llava_cli.schemas import AnswerSchema
-from llava_cli.stopping import ctrl_c_stops
+from llava_cli.stopping import Reader, ctrl_c_stops
 from llava_cli.tasks import Task
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model
+    from llava_cli.chat import Opened
     from llava_cli.reply import Decision, Reply
 
 _LASTING = ("prompt_cells", "picture_cells", "answer_tokens")
@@ -68,20 +68,25 @@ class Run:
 
     def __init__(
         self,
-        open_model: Callable[[], AbstractContextManager[Model]],
+        open_model: Callable[[], AbstractContextManager[Opened]],
         open_picture: Callable[[str], Picture],
         recipe: Recipe,
         record: Record,
         listener: Listener,
         *,
         by_file: bool = True,
+        to_stdout: bool = False,
     ) -> None:
-        """Prepare it; `by_file` is whether `open_picture` makes the same picture of the same file in every run."""
+        """Prepare it; `by_file` is whether `open_picture` makes the same picture of the same file in every run.
+
+        `to_stdout` is whether that is where the answers go, so that there is no use in more when its reader has left.
+        """
         self._open_model, self._open_picture = open_model, open_picture
         self._recipe, self._record, self._listener = recipe, record, listener
         self._schema = None if recipe.schema is None else AnswerSchema(recipe.schema)
-        self._by_file = by_file
-        self._model: Model | None = None
+        self._by_file, self._to_stdout = by_file, to_stdout
+        self._reader: Reader | None = None
+        self._model: Opened | None = None
         self._stopped = threading.Event()
         self._resources: ExitStack
 
@@ -105,6 +110,8 @@ class Run:
                 try:
                     self._turn(number, task, look, tally)
                 except Stopped:
+                    if self._reader is not None:
+                        self._reader.require()
                     tally.stopped = True
                 if tally.stopped or (fail_fast and tally.failed):
                     return tally
@@ -156,7 +163,7 @@ class Run:
         """Return the whole answer; raise `Stopped` if it did not come to its end."""
         if self._model is None:
             self._model = self._resources.enter_context(self._open_model())
-            self._resources.enter_context(ctrl_c_stops(self))
+            self._reader = self._resources.enter_context(ctrl_c_stops(self, writes=self._to_stdout))
         model, recipe = self._model, self._recipe
         # Several questions about a picture share what was read of it, and are answered as if each had come alone.
         model.rewind()

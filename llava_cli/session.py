@@ -11,13 +11,14 @@ from llava_cli.errors import LlavaError, UsageError
 from llava_cli.journal import Journal
 from llava_cli.opening import Opening
 from llava_cli.pictures import Picture, RememberedPicture
+from llava_cli.places import Place
 from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import Sampling
 from llava_cli.sources import open_source
 from llava_cli.turns import PastChat, messages_of
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model
+    from llava_cli.chat import Opened
     from llava_cli.reply import Reply
 
 
@@ -26,13 +27,14 @@ class Session:
 
     def __init__(
         self,
-        open_model: Callable[[str], Model],
+        place: Place,
         name: str,
         *,
         sampling: Sampling,
         journal: Journal,
         system: str | None = None,
     ) -> None:
+        self.place = place
         self.model_name = name
         self.sampling = sampling
         self.journal = journal
@@ -41,7 +43,6 @@ class Session:
         self.last: Reply | None = None
         self.on_change: Callable[[], None] = lambda: None
         """Called, perhaps from another thread, when there is news of the model."""
-        self._open_model = open_model
         self._is_new = True
         """Whether the reply under way answers a new question."""
         self.chat = Chat(self, system)
@@ -50,7 +51,7 @@ class Session:
     # The model.
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Opened:
         """Wait for the model and return it; raise what went wrong while it was opened."""
         return self._opening.model()
 
@@ -80,8 +81,8 @@ class Session:
         return (*self._opening.notes, *self.journal.history.notes)
 
     def _begin_opening(self) -> Opening:
-        def open_and_prepare() -> Model:
-            model = self._open_model(self.model_name)
+        def open_and_prepare() -> Opened:
+            model = self.place.open(self.model_name)
             # A list of its own: the user may stage more meanwhile.
             for picture in list(self.staged):
                 model.prepare(picture)
@@ -208,7 +209,7 @@ class Session:
     @property
     def share_in_use(self) -> float | None:
         """Return how full the context window is, from 0 to 1; None while nobody knows."""
-        if self.is_loading or self.has_failed:
+        if self.is_loading or self.has_failed or not self.context:
             return None
         with suppress(LlavaError):
             return self.chat.cells / self.context

@@ -161,13 +161,20 @@ class Settings:
     """None: the system sentence of the model's own prompt layout."""
     log: bool = True
     """Write questions and answers down in the log."""
+    endpoint: str = ""
+    """The address of an OpenAI-compatible server that answers instead of this computer; empty: none."""
+    api_key_env: str = ""
+    """The variable of the environment that holds the key for it; a key itself is never written down."""
     load: LoadOptions = field(default_factory=LoadOptions)
     sampling: Sampling = field(default_factory=Sampling)
     chat: ChatOptions = field(default_factory=ChatOptions)
 
 
+_TOP = ("model", "system", "log", "endpoint", "api_key_env")
+"""The keys that are fields of `Settings` itself."""
+
 _TYPES: dict[str, type] = {
-    "model": str, "system": str, "log": bool,
+    "model": str, "system": str, "log": bool, "endpoint": str, "api_key_env": str,
     "context": int, "detail": str, "threads": int, "ubatch": int, "flash_attention": bool, "repack": bool,
     "kv": str, "memory_check": bool, "projector_quant": str, "cache_size": ByteSize,
     "temperature": float, "max_tokens": int, "seed": int,
@@ -195,7 +202,7 @@ def resolve(flags: Mapping[str, object]) -> Settings:
     def given(kind: type) -> dict[str, Any]:
         return {f.name: values[f.name] for f in fields(kind) if f.name in values}
 
-    top = {key: values[key] for key in ("model", "system", "log") if key in values}
+    top = {key: values[key] for key in _TOP if key in values}
     return Settings(
         **top,
         load=LoadOptions(**given(LoadOptions)),
@@ -218,7 +225,7 @@ def changed(sampling: Sampling, key: str, text: str) -> Sampling:
 def explain() -> list[Setting]:
     """Return every setting as it is without flags, and where its value comes from."""
     chosen = resolve({})
-    top = {"model": chosen.model, "system": chosen.system, "log": chosen.log}
+    top = {key: getattr(chosen, key) for key in _TOP}
     values = {**top, **vars(chosen.load), **vars(chosen.sampling), **vars(chosen.chat)}
     origins = dict.fromkeys(_from_config(), str(config_path()))
     origins |= {key: _variable(key) for key in _from_environment()}

@@ -32,7 +32,8 @@ def picture_format(data: bytes) -> str | None:
     # "BM" alone also begins many a text.
     if data.startswith(b"BM") and b"\0" in data[2:18] and (len(data) < 18 or data[14] in _BMP_HEADERS):
         return "BMP"
-    if re.match(rb"P[1-6f]\s(?:\s|#[^\n]*\n)*\d", data):
+    # Not in all of it: of a file of spaces, `re` remembers every one.
+    if re.match(rb"P[1-6f]\s(?:\s|#[^\n]*\n)*\d", data[:4096]):
         return "PPM"
     brands = _brands(data)
     return "AVIF" if brands & _AVIF else "HEIF" if brands & _HEIF else None
@@ -57,8 +58,16 @@ def _is_raw(data: bytes) -> bool:
     return is_dng or is_thumbnail_of_more or is_mosaic
 
 
+# Where the pixels are (strips, tiles), and what tells a raw file; with all tags a small file could fill the memory.
+_WANTED = {254, 262, 273, 279, 324, 325, 330, 50706}
+_MOST_VALUES = 1 << 20
+
+
 def first_directory(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Read the first directory of a classic TIFF: tag to its whole numbers; struct.error if it is not all there."""
+    """Read the first directory of a classic TIFF: its tags, those that are `_WANTED` with their whole numbers.
+
+    Raise `struct.error` if it is not all there.
+    """
     if data[:4] not in (b"II*\0", b"MM\0*"):
         return {}
     order = "<" if data[:2] == b"II" else ">"
@@ -72,7 +81,8 @@ def first_directory(data: bytes) -> dict[int, tuple[int, ...]]:
         (where,) = (at + 8,) if size <= 4 else struct.unpack_from(order + "I", data, at + 8)
         if where + size > len(data):
             raise struct.error("the values lie past the end")
-        tags[tag] = struct.unpack_from(layout, data, where) if kind in (3, 4) else ()
+        is_wanted = tag in _WANTED and tag not in tags and kind in (3, 4) and number <= _MOST_VALUES
+        tags.setdefault(tag, struct.unpack_from(layout, data, where) if is_wanted else ())
     return tags
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
+import stat
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
+
+from llava_cli.errors import ReaderGone, Stopped
 
 
 class Stoppable(Protocol):
@@ -15,18 +21,57 @@ class Stoppable(Protocol):
 
 
 @contextmanager
-def ctrl_c_stops(model: Stoppable) -> Iterator[None]:
-    """Let Ctrl-C stop the answer and keep its text; a second one ends the program as usual."""
+def ctrl_c_stops(model: Stoppable, *, writes: bool = True) -> Iterator[Reader]:
+    """Let Ctrl-C stop the answer and keep its text; a second one ends the program as usual.
+
+    If the answer `writes` to stdout, a reader of it who leaves stops it, too: writing would notice that only with the
+    next word.
+    """
 
     def stop(_signal: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         model.stop()
 
+    reader = Reader(model.stop, watched=writes)
     before = signal.signal(signal.SIGINT, stop)
     try:
-        yield
+        yield reader
+    except Stopped:
+        reader.require()
+        raise
     finally:
+        reader.forget()
         signal.signal(signal.SIGINT, before)
+
+
+class Reader:
+    """Who reads stdout, if it is a pipe; `on_leaving` is called, in a thread, when nobody does any more."""
+
+    def __init__(self, on_leaving: Callable[[], None], *, watched: bool) -> None:
+        self.has_left = False
+        self._forgotten = threading.Event()
+        self._on_leaving = on_leaving
+        with suppress(OSError):
+            if watched and stat.S_ISFIFO(os.fstat(1).st_mode) and hasattr(select, "poll"):
+                threading.Thread(target=self._watch, name="llava watches its reader", daemon=True).start()
+
+    def require(self) -> None:
+        """Raise `ReaderGone` if nobody reads any more."""
+        if self.has_left:
+            raise ReaderGone("standard output", "the reader has left")
+
+    def forget(self) -> None:
+        """Watch no longer."""
+        self._forgotten.set()
+
+    def _watch(self) -> None:
+        poll = select.poll()
+        poll.register(1, 0)  # an error needs no asking
+        while not self._forgotten.is_set():
+            if any(event & select.POLLERR for _, event in poll.poll(200)):
+                self.has_left = True
+                self._on_leaving()
+                return
 
 
 @contextmanager

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_cli import __version__
 from llava_cli.pictures import Picture, RememberedPicture
 
 if TYPE_CHECKING:
-    from llava_cli.model import Model
+    from llava_cli.chat import Opened
     from llava_cli.reply import Decision, Reply
     from llava_cli.settings import Detail, Sampling
 
@@ -32,6 +29,7 @@ class Turn:
     own_files: bool
     """Whether the model was a pair of files the user named, and no name of the registry."""
     model_path: str
+    """The model file; of another server's model, the address it was asked at."""
     projector_path: str
     model_bytes: int
     projector_bytes: int
@@ -40,7 +38,8 @@ class Turn:
     layout: str
     seed: int
     parameters: Mapping[str, Any]
-    """The fields of `LoadOptions` and `Sampling` it was answered with, by name; `schema` or `choices`, if any."""
+    """The fields of `LoadOptions` and `Sampling` it was answered with, by name, or `endpoint` and `api_key_env`;
+    `schema` or `choices`, if any."""
     usage: Mapping[str, Any]
     """The fields of `Usage`."""
     pictures: tuple[RememberedPicture, ...] = ()
@@ -60,6 +59,10 @@ class Turn:
             "model_path": self.model_path, "projector_path": self.projector_path, "prompt_layout": self.layout,
         }  # fmt: skip
 
+    def place(self) -> dict[str, Any]:
+        """Return the settings that say where the model was: at which server, or here."""
+        return {key: str(self.parameters.get(key, "")) for key in ("endpoint", "api_key_env")}
+
 
 @dataclass(frozen=True)
 class PastChat:
@@ -76,7 +79,7 @@ class PastChat:
 
 
 def turn_asked(
-    model: Model,
+    model: Opened,
     sampling: Sampling,
     question: str,
     pictures: Sequence[Picture | RememberedPicture] = (),
@@ -84,36 +87,23 @@ def turn_asked(
     system: str | None = None,
 ) -> Turn:
     """Write down a question before it is answered, as what it is if the engine crashes over it."""
-    import llama_cpp
-
-    spec, weights = model.spec, model.weights
-    projector = spec.local[1] if spec.local else weights.projector
-    # A name that is published in several quants does not say by itself which of them answered.
-    name = f"{spec.name}:{spec.quant}" if len(spec.quants) > 1 else spec.name
+    facts = model.facts()
     return Turn(
+        **{**facts, "parameters": {**facts["parameters"], **vars(sampling)}},
         time=time.time(),
         question=question,
         answer="",
         finish_reason="crashed",
         system=system,
-        model=name,
-        own_files=spec.local is not None,
-        model_path=str(weights.model.absolute()),
-        projector_path=str(projector.absolute()),
-        model_bytes=_size(weights.model),
-        projector_bytes=_size(projector),
-        program=f"llava {__version__}, llama-cpp-python {llama_cpp.__version__}",
-        layout=spec.layout,
         seed=sampling.seed or 0,
-        parameters={**vars(model.options), **vars(sampling)},
         usage={},
-        pictures=tuple(_as_seen(one, model.options.detail) for one in pictures),
+        pictures=tuple(_as_seen(one, facts["parameters"].get("detail")) for one in pictures),
     )
 
 
 def turn_of(
     reply: Reply | Decision,
-    model: Model,
+    model: Opened,
     question: str,
     pictures: Sequence[Picture | RememberedPicture] = (),
     *,
@@ -127,8 +117,8 @@ def turn_of(
         time=reply.asked_at,
         answer=reply.text if isinstance(reply, Decision) else reply.so_far,
         finish_reason=reply.finish_reason,
+        parameters={**model.facts()["parameters"], **reply.parameters},
         seed=reply.seed,
-        parameters={**vars(model.options), **reply.parameters},
         usage=vars(reply.usage),
         thumbnails={one.sha256: one.thumbnail() for one in pictures if isinstance(one, Picture)},
     )
@@ -148,13 +138,6 @@ def messages_of(turns: Iterable[Turn], pictures: Iterable[Picture] = ()) -> list
     return messages
 
 
-def _as_seen(picture: Picture | RememberedPicture, detail: Detail) -> RememberedPicture:
+def _as_seen(picture: Picture | RememberedPicture, detail: Detail | None) -> RememberedPicture:
     remembered = picture.remembered() if isinstance(picture, Picture) else picture
     return replace(remembered, detail=picture.detail or detail)
-
-
-def _size(path: Path) -> int:
-    # It may have been removed since it was opened; that must not cost an answer.
-    with suppress(OSError):
-        return path.stat().st_size
-    return 0

@@ -19,9 +19,10 @@ from llava_cli.errors import LlavaError, ModelMissing, Stopped, UnreadablePictur
 from llava_cli.history import History
 from llava_cli.journal import Journal
 from llava_cli.pictures import Picture
-from llava_cli.render import elapsed, stage_words
+from llava_cli.render import stage_words
 from llava_cli.sanitiser import sanitise
 from llava_cli.settings import DEFAULT_QUESTION, Sampling, changed
+from llava_cli.stage_line import elapsed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -273,8 +274,11 @@ class Visitor:
         self._answer = answer
         yield self.view(draft="")
         try:
-            while not answer.has_ended:
+            has_ended = False
+            while not has_ended:
                 answer.wait(_TICK)
+                # Asked before the view is made, so that the last one shows all there is.
+                has_ended = answer.has_ended
                 if self._answer is not answer:
                     return  # the chat has been cleared
                 yield self.view(error=answer.error, draft=answer.draft if answer.has_failed else None)
@@ -352,14 +356,14 @@ class Visitors:
 
     def __init__(self, models: Models, history: History, sampling: Sampling) -> None:
         self.models = models
-        self._make = partial(Visitor, models, history, sampling)
+        self._history, self._sampling = history, sampling
         self._known: OrderedDict[str, Visitor] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, name: str) -> Visitor:
         """Return the visitor of a browser session, a new one if it is not known."""
         with self._lock:
-            visitor = self._known.pop(name, None) or self._make(name)
+            visitor = self._known.pop(name, None) or Visitor(self.models, self._history, self._sampling, name)
             self._known[name] = visitor
             if len(self._known) > _MOST_VISITORS:
                 self._known.popitem(last=False)[1].stop()

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import json
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -28,6 +29,10 @@ _LONGEST_ORDER = 1_000_000
 _WAIT = 1.0
 """Seconds between two tries of a password, whoever makes them."""
 _COOKIE = "llava"
+_NEWS, _JOIN = f"{_API}queue/data", f"{_API}queue/join"
+_PAUSE = 0.3
+"""Seconds that the answer to an order stays behind the end of the news. If it came first, Gradio's page would think
+that they still come, and never show what was ordered (seen in 6.31)."""
 
 # The page is its own: nothing in it, and nothing a model writes, makes a browser ask another host.
 _HEADERS = {
@@ -38,7 +43,7 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with none at all a browser hides where its form comes from, also from us
     "x-content-type-options": "nosniff",
 }
 
@@ -65,6 +70,7 @@ class PageGuard:
         self._session = secrets.token_urlsafe(32)
         """What a browser shows instead of the password, until this process ends."""
         self._one_try = asyncio.Lock()
+        self._news_ended = -_PAUSE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -94,7 +100,7 @@ class PageGuard:
         elif is_post and path != _UPLOAD:
             await self._order(scope, receive, send)
         else:
-            await self._app(scope, receive, _with_headers(send))
+            await self._app(scope, receive, self._passed_on(scope, send))
 
     async def _order(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what the page asks for, unless it names a file that was not uploaded: Gradio would open any."""
@@ -111,7 +117,7 @@ class PageGuard:
         async def replay() -> MutableMapping[str, Any]:
             return {"type": "http.request", "body": parts.pop(), "more_body": False} if parts else await receive()
 
-        await self._app(scope, replay, _with_headers(send))
+        await self._app(scope, replay, self._passed_on(scope, send))
 
     def _is_used(self, path: str) -> bool:
         if path.startswith(_FILES):
@@ -120,6 +126,20 @@ class PageGuard:
 
     def _is_uploaded(self, path: object) -> bool:
         return isinstance(path, str) and Path(path).resolve().is_relative_to(self._uploads)
+
+    def _passed_on(self, scope: Scope, send: Send) -> Send:
+        fields = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+
+        async def pass_on(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *fields]}
+                if scope["path"] == _JOIN:
+                    await asyncio.sleep(max(0.0, self._news_ended + _PAUSE - time.monotonic()))
+            elif scope["path"] == _NEWS and b'"close_stream"' in message.get("body", b""):
+                self._news_ended = time.monotonic()
+            await send(message)
+
+        return pass_on
 
     # The password.
 
@@ -182,14 +202,3 @@ async def _say(send: Send, status: int, text: str, kind: str = "text/plain", **h
     fields = [(name.encode(), value.encode()) for name, value in {**_HEADERS, **own, **headers}.items()]
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
-
-
-def _with_headers(send: Send) -> Send:
-    fields = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
-
-    async def send_guarded(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *fields]}
-        await send(message)
-
-    return send_guarded

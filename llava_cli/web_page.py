@@ -33,7 +33,7 @@ _CSS = """
 #llava-status { padding: 0 .3rem; min-height: 1.6rem; }
 #llava-status p { margin: 0; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 #llava-status p.error { color: var(--error-text-color); }
-#llava-chat .message-buttons-left, #llava-chat .message-buttons-right { margin-top: 0; }
+#llava-chat .message-buttons-right { display: none; }
 @media (max-width: 700px) {
   /* The chat comes right below the picture, and what is needed more seldom below that. */
   #llava-row { flex-direction: column; flex-wrap: nowrap; }
@@ -63,12 +63,15 @@ def examples() -> list[Path]:
     return sorted((inside if inside.is_dir() else Path(__file__).parent.parent / "examples").glob("*.png"))
 
 
-def build(visitors: Visitors, uploads: Path, chosen: Settings, first: Picture | None) -> Any:
+def build(
+    visitors: Visitors, uploads: Path, chosen: Settings, first: Picture | None, *, allow_truncated: bool = False
+) -> Any:
     """Make the page; return it as an ASGI application.
 
-    `uploads` is where the files of visitors are, `first` the picture they find there.
+    `uploads` is where the files of visitors are, `first` the picture they find there. With `allow_truncated` what is
+    there of a cut file is used.
     """
-    page = _Page(visitors, uploads, first)
+    page = _Page(visitors, uploads, first, allow_truncated=allow_truncated)
     theme = gr.themes.Soft(
         primary_hue="teal", neutral_hue="slate",
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"],
@@ -133,16 +136,11 @@ def build(visitors: Visitors, uploads: Path, chosen: Settings, first: Picture | 
         # Nothing here is for programs: `llava serve` is.
         how: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
-        def look(event: Any) -> None:
-            """Let what follows a new picture follow `event`."""
-            event.then(page.seen, None, seen, **how)
-            event.then(page.look_ahead, model, None, **how)
-
-        new = [picture, *shows, *kept]
+        new = [picture, *shows, *kept, seen]
         # `pictures` reads the file as it came, not Gradio.
-        look(picture.upload(page.take, picture, new, preprocess=False, **how))
-        look(samples.click(page.take_example, samples, new, **how))
-        look(blocks.load(page.greet, None, new, **how))
+        picture.upload(page.take, [picture, model], new, preprocess=False, **how)
+        samples.click(page.take_example, [samples, model], new, **how)
+        blocks.load(page.greet, model, new, **how)
         picture.clear(page.hide, None, seen, **how)
         for asks in (question.submit, retry.click):
             handler, inputs = (page.ask, [question, *wishes]) if asks == question.submit else (page.retry, wishes)
@@ -166,31 +164,35 @@ class _Page:
     kinds: ClassVar = {"md": "Markdown", "json": "JSON"}
     """The ways in which a conversation can be kept."""
 
-    def __init__(self, visitors: Visitors, uploads: Path, first: Picture | None) -> None:
+    def __init__(self, visitors: Visitors, uploads: Path, first: Picture | None, *, allow_truncated: bool) -> None:
         self._visitors, self._uploads, self._first = visitors, uploads, first
+        self._allow_truncated = allow_truncated
 
     # The picture.
 
-    def take(self, upload: dict[str, Any], request: gr.Request) -> list[Any]:
+    def take(self, upload: dict[str, Any], model: str, request: gr.Request) -> list[Any]:
         name = upload.get("orig_name") or "picture"
-        return self._show(request, lambda: open_picture(Path(upload["path"]).read_bytes(), name=name))
 
-    def take_example(self, number: int, request: gr.Request) -> list[Any]:
-        return self._show(request, lambda: open_picture(examples()[number], name=examples()[number].name))
+        def opened() -> Picture:
+            # Its bytes, so that nobody looks for the file later, when it is gone.
+            data = Path(upload["path"]).read_bytes()
+            return open_picture(data, name=name, allow_truncated=self._allow_truncated)
 
-    def greet(self, request: gr.Request) -> list[Any]:
+        return self._show(request, model, opened)
+
+    def take_example(self, number: int, model: str, request: gr.Request) -> list[Any]:
+        example = examples()[number]
+        return self._show(request, model, lambda: open_picture(example, name=example.name))
+
+    def greet(self, model: str, request: gr.Request) -> list[Any]:
         first = self._first
-        return [gr.skip()] * 6 if first is None else self._show(request, lambda: first)
+        if first is not None:
+            return self._show(request, model, lambda: first)
+        return [None, *self._fields(self._visitor(request).view()), *(gr.skip() for _ in self.kinds), []]
 
     def hide(self, request: gr.Request) -> list[Any]:
         self._visitor(request).picture = None
         return []
-
-    def seen(self, request: gr.Request) -> list[Any]:
-        return [square.image() for square in self._visitor(request).seen()]
-
-    def look_ahead(self, model: str, request: gr.Request) -> None:
-        self._visitor(request).look_ahead(model)
 
     # The chat.
 
@@ -227,17 +229,19 @@ class _Page:
     def _visitor(self, request: gr.Request) -> Visitor:
         return self._visitors.of(request.session_hash)
 
-    def _show(self, request: gr.Request, opened: Callable[[], Picture]) -> list[Any]:
+    def _show(self, request: gr.Request, model: str, opened: Callable[[], Picture]) -> list[Any]:
         visitor = self._visitor(request)
         try:
             picture = opened()
             visitor.show(picture)
         except LlavaError as error:
             visitor.picture = None
-            return [None, *self._fields(visitor.view(error=error)), *(gr.skip() for _ in self.kinds)]
+            return [None, *self._fields(visitor.view(error=error)), *(gr.skip() for _ in self.kinds), []]
+        visitor.look_ahead(model)
         said = " · ".join([f"{picture.name}: {picture.width} × {picture.height}", *picture.notes])
         view = replace(visitor.view(), status=said)
-        return [self._displayed(picture), *self._fields(view), *self._kept(visitor)]
+        squares = [square.image() for square in visitor.seen()]
+        return [self._displayed(picture), *self._fields(view), *self._kept(visitor), squares]
 
     def _while_written(self, views: Iterator[View], visitor: Visitor, model: str) -> Iterator[list[Any]]:
         for view in views:

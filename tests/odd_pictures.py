@@ -49,6 +49,7 @@ _REFUSED: dict[str, Callable[[], Iterator[odd_refused.Refused]]] = {
     "cut": odd_refused.cut,
     "damaged": odd_refused.damaged,
     "too large": odd_refused.too_large,
+    "pieces": odd_refused.in_pieces,
 }
 _SEEN: dict[str, Callable[[], Iterator[odd_seen.Seen]]] = {
     "pixels": odd_seen.pixels,
@@ -59,6 +60,7 @@ _SEEN: dict[str, Callable[[], Iterator[odd_seen.Seen]]] = {
     "orientation": odd_seen.orientations,
     "broken EXIF": odd_seen.broken_exif,
     "frames": odd_seen.animated,
+    "many values": odd_seen.many_values,
     "shapes": odd_seen.shapes,
 }
 GROUPS = (*_REFUSED, *_SEEN)

@@ -178,3 +178,15 @@ def damaged() -> Iterator[Refused]:
 def too_large() -> Iterator[Refused]:
     for pixels, file in _TOO_LARGE:
         yield f"too large: {pixels} pixels (at most 40,000,000)", SMALLER, file
+
+
+def in_pieces() -> Iterator[Refused]:
+    """Make files of nothing but beginnings: of chunks, segments, frames, spaces, and values of a tag."""
+    yield "damaged, or a rare kind of PNG", AGAIN, png(1, 1, 8, 2, b"abc", drawings.chunk(b"prVt", b"") * 500_000)
+    photo = encoded(noise(8, 8), "JPEG")
+    yield "damaged, or a rare kind of JPEG", AGAIN, photo[:2] + b"\xff\xe5\0\2" * 500_000 + photo[2:]
+    yield "damaged, or a rare kind of JPEG", AGAIN, photo[:2] + b"\xff" * 1_000_000 + photo[2:]
+    yield "damaged, or a rare kind of GIF", AGAIN, drawings.gif_of_frames(300_000)
+    yield TEXT, ITSELF, b"P6" + b" " * 5_000_000 + b"1 1 255\nabc"
+    box = struct.pack(">I4s", 8, b"free")
+    yield "damaged, or a rare kind of AVIF", AGAIN, drawings.heif_box(b"avif") + box * 200_000

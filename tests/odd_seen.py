@@ -305,6 +305,14 @@ def animated() -> Iterator[Seen]:
     yield "TIFF of 100000", drawings.tiff_of_pages(100_000), black, 0
 
 
+def many_values() -> Iterator[Seen]:
+    """Store a pixel beside a tag of millions of values."""
+    file = tiff([*tiff_size(1, 1, [8], 1), (254, 3, [0] * 5)], b"a")
+    before, after = file.split(struct.pack("<HHI", 254, 3, 5))
+    grown = before + struct.pack("<HHII", 254, 3, 15_000_000, len(file)) + after[4:]
+    yield "TIFF", grown + b"\1\2" * 15_000_000, np.full((1, 1, 3), 97), 0
+
+
 def shapes() -> Iterator[Seen]:
     for size in ((1, 1), (65_500, 1), (1, 65_500)):
         sheet = Image.new("RGB", size, "red")

@@ -73,6 +73,11 @@ class Server:
                 return line
         raise AssertionError(f"it has ended, and never said {words!r}: {self.lines}")
 
+    def forget_lines(self) -> None:
+        """Let `wait_for` find only what is written from now on."""
+        while not self._new.empty():
+            self.lines.append(str(self._new.get()))
+
     def stop(self, number: int = signal.SIGINT) -> int:
         """End it, and return its exit code; nothing may have come to stdout, and no traceback to stderr."""
         if self._process.poll() is None:

@@ -1,6 +1,8 @@
 """Facts about what reaches a terminal when answers, file names and metadata want something from it."""
 
+import os
 import sqlite3
+import subprocess
 from contextlib import closing
 
 import pytest
@@ -12,7 +14,7 @@ from llava_cli.pictures import shown
 from llava_cli.render import Output
 from llava_cli.sanitiser import sanitise
 from tests.hostile import HOSTILE, answered, is_obeyed, is_within, letters, what_stays, without_drawing
-from tests.processes import SCENE, files_of, llava
+from tests.processes import LLAVA, SCENE, files_of, llava
 from tests.terminal import Terminal
 from tests.turns import a_turn
 
@@ -66,6 +68,28 @@ def test_the_words_of_llama_cpp_about_a_model_file_are_shown_harmless(tiny_pair,
     done = llava("ask", SCENE, "What?", "-n", "2", *files_of((model, tiny_pair[1])))
     assert (0, True) == (done.returncode, "[31mred" in done.stderr)
     assert not any(map(is_obeyed, done.stdout + done.stderr))
+
+
+def test_what_the_web_server_says_of_its_clients_is_harmless():
+    """With LLAVA_DEBUG=1 its tracebacks are shown, and with them what a client has sent."""
+    code = """
+import logging, socket, sys
+import uvicorn
+from llava_cli import listening
+uvicorn.Server.run = lambda *_, **__: None
+listening.serve(None, socket.socket(), on_start=lambda: None, on_stop=lambda: None)
+try:
+    raise ValueError(sys.argv[1])
+except ValueError:
+    logging.getLogger("uvicorn.error").exception(sys.argv[1])
+"""
+    text = "".join(HOSTILE).encode("utf-8", "replace").decode().replace("\0", "")
+    done = subprocess.run(
+        [LLAVA[0], "-c", code, text], env={**os.environ, "LLAVA_DEBUG": "1"}, capture_output=True, check=True
+    )
+    seen = done.stderr.decode()
+    assert ("ValueError" in seen, "[31mred" in seen) == (True, True)
+    assert not any(map(is_obeyed, seen))
 
 
 def test_what_is_written_is_harmless_whoever_writes_it(capsys):

@@ -40,6 +40,14 @@ def test_the_bundled_model_is_always_there() -> None:
     assert (held.complete, inventory.memory_class(held)) == (True, 1)
 
 
+def test_the_names_on_disk_are_those_of_complete_models(hub: Path) -> None:
+    write_own_list()
+    in_cache(hub, MAIN, "model-f16.gguf")
+    assert inventory.names_on_disk() == ["shapes"]
+    in_cache(hub, MAIN, "mmproj.gguf")
+    assert inventory.names_on_disk() == ["shapes", "tiny:F16"]
+
+
 @pytest.mark.usefixtures("hub")
 def test_without_a_quant_the_default_is_chosen() -> None:
     write_own_list()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from llava_cli import registry, settings
 from llava_cli.render import in_bytes
 from tests.downloads import MAIN, OWN_LIST, in_cache, write_own_list
-from tests.processes import LLAVA, ROOT, SCENE, llava
+from tests.processes import LLAVA, SCENE, llava
 
 
 @pytest.fixture
@@ -228,66 +227,31 @@ def test_no_command_touches_the_network(files: tuple[Path, Path], arguments: lis
     assert (0, True) == (done.returncode, "socket." not in done.stderr)
 
 
-def completed(*words: str) -> list[str]:
-    """Return what bash is offered for the last of `words`, which bash takes apart at colons."""
+def completed(line: str) -> list[str]:
+    """Return what a shell is offered for the last word of `line`."""
     environment = {
-        **os.environ, "_LLAVA_COMPLETE": "complete_bash",
-        "COMP_WORDS": "\n".join(["llava", *words]), "COMP_CWORD": str(len(words)),
+        **os.environ, "_LLAVA_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_TYPER_COMPLETE_ARGS": f"llava {line}",
     }  # fmt: skip
     code = "import sys; sys.argv = ['llava']; from llava_cli.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.stderr == ""
-    return done.stdout.split()
+    return [offered.partition("\t")[0] for offered in done.stdout.splitlines() if offered]
 
 
-@pytest.mark.parametrize("before", [["show"], ["rm", "shapes"], ["ask", "a.png", "-m"]])
-def test_names_are_completed(before: list[str]) -> None:
+@pytest.mark.parametrize("before", ["show", "rm shapes", "ask a.png -m"])
+def test_names_are_completed(before: str) -> None:
     assert [spec.name for spec in registry.all_specs() if spec.name.startswith("llava-v1.5")] == completed(
-        *before, "llava-v1.5"
+        f"{before} llava-v1.5"
     )
 
 
-@pytest.mark.parametrize("before", [["show"], ["ask", "a.png", "--model"]])
-def test_quants_are_completed_behind_the_colon(before: list[str]) -> None:
-    assert ["Q5_0", "Q5_K_S", "Q5_K_M"] == completed(*before, "llava-v1.5-7b", ":", "Q5")
-    assert ["int4", "f16"] == completed(*before, "llava-phi-3-mini", ":")
-
-
-def test_other_shells_get_the_whole_name() -> None:
-    environment = {**os.environ, "_LLAVA_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "llava show shapes:f"}
-    code = "import sys; sys.argv = ['llava']; from llava_cli.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert r'"shapes\\:f16"' in done.stdout
+def test_quants_are_completed_behind_the_colon() -> None:
+    assert ["llava-v1.5-7b:Q5_0", "llava-v1.5-7b:Q5_K_S", "llava-v1.5-7b:Q5_K_M"] == completed(
+        "ask a.png --model llava-v1.5-7b:Q5"
+    )
 
 
 def test_a_broken_list_of_models_does_not_disturb_the_line_being_typed() -> None:
     write_own_list("= =")
-    assert completed("show", "llava") == []
-
-
-@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="this system has no bash")
-def test_a_real_bash_completes_a_quant(tmp_path: Path) -> None:
-    program = tmp_path / "llava"
-    program.write_text(
-        f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -m llava_cli "$@"\n'
-    )
-    program.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "PS1": "$ ",
-        "_LLAVA_COMPLETE": "source_bash",
-    }
-    script = subprocess.run([program], env=environment, capture_output=True, text=True, check=True).stdout
-    (tmp_path / "completion.sh").write_text(script)
-    del environment["_LLAVA_COMPLETE"]
-    bash = pexpect.spawn("/bin/bash", ["--norc", "-i"], env=environment, encoding="utf-8", timeout=60)
-    bash.sendline(f"bind 'set enable-bracketed-paste off'; . {tmp_path}/completion.sh; PS1='ready> '")
-    bash.expect("ready> ")
-    bash.send("llava show shap\t")
-    bash.expect("shapes ")
-    bash.send("\x7f:f\t")
-    bash.expect("f16 ")
-    bash.sendline("--path")
-    bash.expect("shapes-mmproj-f16.gguf")
-    bash.close()
+    assert completed("show llava") == []

@@ -68,7 +68,9 @@ for path in sys.argv[1:]:
 
 def test_a_refusal_is_its_sentence_and_its_hint_and_exit_code_3(tmp_path: Path) -> None:
     """Of each sentence one, and all in one process: one for each would take a minute."""
-    refused = list({odd.refused: odd for odd in write(tmp_path) if odd.refused}.values())
+    refused = list({odd.refused: odd for group in GROUPS for odd in drawn(group) if odd.refused}.values())
+    for odd in refused:
+        (tmp_path / odd.name).write_bytes(odd.data)
     command = [sys.executable, "-c", _ASKED, *(str(tmp_path / odd.name) for odd in refused)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     expected = [
@@ -78,28 +80,33 @@ def test_a_refusal_is_its_sentence_and_its_hint_and_exit_code_3(tmp_path: Path) 
     assert done.stdout == ""
 
 
+_OPENED = "return Picture('', 1, 1, b'abc')"
 _BAD = {
     "a crash: SIGSEGV": "os.kill(os.getpid(), signal.SIGSEGV)",
     "a traceback: ": "raise ZeroDivisionError",
     "a hang: no end after 1 seconds": "time.sleep(60)",
-    "a hang: no end of computing": "resource.setrlimit(resource.RLIMIT_CPU, (1, 1))\n while True: pass",
-    "words on the terminal: 'oops": "os.write(2, b'oops')\n return Picture('', 1, 1, b'abc')",
-    "large: ": "b'x' * 600_000_000\n return Picture('', 1, 1, b'abc')",
-    "slow: ": "None if corpus.CPU_SECONDS else 0\n return Picture('', 1, 1, b'abc')",
+    "a hang: no end of computing": "resource.setrlimit(resource.RLIMIT_CPU, (1, 1))\n    while True: pass",
+    "words on the terminal: 'oops": f"os.write(2, b'oops')\n    {_OPENED}",
+    "large: ": f"b'x' * 600_000_000\n    {_OPENED}",
+    "slow: ": _OPENED,
 }
+_LIMITS = {"a hang: no end after 1 seconds": "corpus._HANG = 1", "slow: ": "corpus.CPU_SECONDS = 0"}
 
 
 @pytest.mark.parametrize("fault", _BAD)
-def test_what_must_not_happen_is_found_and_told(tmp_path: Path, fault: str) -> None:
-    (tmp_path / "picture.png").write_bytes(b"")
-    code = (
-        "import os, resource, signal, sys, time\nfrom pathlib import Path\nfrom tests import corpus\n"
-        "from llava_cli.pictures import Picture\n"
-        f"def bad(*a, **k):\n {_BAD[fault]}\n"
-        "corpus.open_picture, corpus._HANG = bad, 1 if 'sleep' in sys.argv[2] else 60\n"
-        "corpus.CPU_SECONDS = 0 if 'CPU_SECONDS' in sys.argv[2] else 2.0\n"
-        "print(corpus.examine(Path(sys.argv[1])).fault)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "picture.png"), _BAD[fault]]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+def test_what_must_not_happen_is_found_and_told(fault: str) -> None:
+    code = f"""
+import os, resource, signal, time
+from pathlib import Path
+from llava_cli.pictures import Picture
+from tests import corpus
+
+def bad(*_arguments, **_options):
+    {_BAD[fault]}
+
+corpus.open_picture = bad
+{_LIMITS.get(fault, "")}
+print(corpus.examine(Path("picture.png")).fault)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert fault in done.stdout

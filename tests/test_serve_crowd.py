@@ -1,5 +1,6 @@
 """Facts about a server with much to do: who leaves, who is slow, who must wait, and how it all ends."""
 
+import io
 import json
 import re
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from PIL import Image
 
 from tests.processes import SCENE, files_of
 from tests.serving import GENEROUS, Server, data_url, question, received
@@ -70,6 +72,14 @@ def holder(server):
     wait_until(server, running=0, waiting=0)
 
 
+@pytest.fixture(scope="module")
+def slow_to_open():
+    """Draw a picture of as many pixels as are allowed, in few bytes."""
+    file = io.BytesIO()
+    Image.new("RGB", (6200, 6200)).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
 def tokens_of(line):
     return int(re.search(r"(\d+) tokens", line)[1])
 
@@ -98,6 +108,16 @@ def test_who_leaves_the_queue_is_not_answered_at_all(server, holder, stream):
     waiting.close()
     wait_until(server, running=1, waiting=0)
     assert server.wait_for("1 picture · the client has left")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_while_the_picture_is_opened_is_not_answered_either(server, holder, slow_to_open, stream):
+    server.forget_lines()
+    leaving = begin(server, stream=stream, **LONG, messages=[question("?", data_url(slow_to_open))])
+    time.sleep(0.2)  # so that most of it has come; the end is the same if it has not
+    leaving.close()
+    server.wait_for("POST /v1/chat/completions")
+    wait_until(server, running=1, waiting=0)
 
 
 def test_who_reads_slowly_keeps_nobody_waiting(server, client):

@@ -38,6 +38,23 @@ def test_an_address_gives_its_picture(site, path):
     assert open_picture(SCENE).sha256 == opened(f"{site.url}/{path}").sha256
 
 
+def test_what_somebody_else_named_is_asked_at_the_address_that_was_checked(site, monkeypatch):
+    """A name may mean another address when it is looked up again."""
+    answers = iter(["127.0.0.1", "127.0.0.1", "8.8.8.8"])
+
+    def look_up(host, port, *_rest, **_options):
+        found = next(answers) if host == "example.org" else host
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (found, port))]
+
+    address = f"http://example.org:{site.url.rpartition(':')[2]}/ok.png"
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", look_up)
+        with pytest.raises(UnreadablePicture, match="not a public address"):
+            fetch(address, public_only=True)
+        patched.setattr("ipaddress.IPv4Address.is_global", True)
+        assert PICTURE == fetch(address, public_only=True)
+
+
 def test_a_picture_may_come_from_stdin_or_a_data_url():
     expected = open_picture(SCENE).sha256
     url = f"data:image/png;base64,{base64.b64encode(PICTURE).decode()}"

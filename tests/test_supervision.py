@@ -153,7 +153,7 @@ def test_a_crash_at_the_prompt_leaves_a_sane_terminal_and_a_chat_to_go_on_with(t
         chat.wait("half a quest")
         assert before != termios.tcgetattr(chat.process.child_fd)
         os.kill(child_of(chat.process.pid), signal.SIGSEGV)
-        chat.wait(r"llava: llama.cpp: it crashed \(segmentation fault\)\s+hint: ")
+        chat.wait(r"llava: llama.cpp: it crashed \(segmentation fault\)\s+hint: [^›]*llava chat -c goes on")
         assert before == termios.tcgetattr(chat.process.child_fd)
         assert chat.raw.rfind("\x1b[?2004l") > chat.raw.rfind("\x1b[?2004h")
         assert chat.raw.rfind("\x1b[?25h") > chat.raw.rfind("\x1b[?25l")

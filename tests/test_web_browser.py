@@ -13,6 +13,7 @@ import pytest
 
 from tests.drawings import as_stored, encoded, exif, patches
 from tests.processes import LLAVA, ROOT, SCENE, files_of
+from tests.tiny_model import TinyShape, write_tiny_pair
 
 pytestmark = pytest.mark.browser
 
@@ -54,10 +55,11 @@ def shapes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_pair, tmp_path_factory):
-    """Serve a model that never comes to an end by itself."""
-    files = files_of(tiny_pair)
-    with serving(tmp_path_factory.mktemp("tiny") / "home", *files, "-t", "2", "-n", "2048") as address:
+def slow(tmp_path_factory):
+    """Serve a model that writes nonsense, slowly, and does not come to an end by itself."""
+    shape = TinyShape(width=512, heads=8, hidden=2048, layers=8)
+    files = files_of(write_tiny_pair(tmp_path_factory.mktemp("model"), shape))
+    with serving(tmp_path_factory.mktemp("slow") / "home", *files, "-t", "2", "-n", "2048") as address:
         yield address
 
 
@@ -92,6 +94,7 @@ class Page:
         if isinstance(file, bytes):
             file = {"name": name, "mimeType": "image/png", "buffer": file}
         self.tab.locator("#llava-picture input[type=file]").set_input_files(file)
+        self.until(lambda: self.status)
 
     def type(self, question):
         line = self.tab.locator("#llava-question textarea")
@@ -106,7 +109,7 @@ class Page:
         return self.answers()[-1]
 
     def click(self, words):
-        self.tab.get_by_role("button", name=words, exact=True).click()
+        self.tab.get_by_role("button", name=words, exact=True).last.click()
 
     def answers(self):
         return [text.strip() for text in self.tab.locator("#llava-chat .bot.message .prose").all_inner_texts()]
@@ -247,8 +250,8 @@ def test_the_conversation_can_be_downloaded(shapes, open_page):
     assert "shapes" == json.loads(texts["chat.json"])["model"]
 
 
-def test_an_answer_can_be_stopped_and_keeps_its_words(tiny, open_page):
-    page = open_page(tiny)
+def test_an_answer_can_be_stopped_and_keeps_its_words(slow, open_page):
+    page = open_page(slow)
     page.show(SCENE)
     page.type("Describe this picture.")
     page.until(lambda: page.answers() and page.answers()[0])
@@ -258,8 +261,8 @@ def test_an_answer_can_be_stopped_and_keeps_its_words(tiny, open_page):
     page.tab.wait_for_selector("#llava-question button.submit-button")
 
 
-def test_who_comes_second_sees_that_he_waits(tiny, open_page):
-    first, second = open_page(tiny), open_page(tiny)
+def test_who_comes_second_sees_that_he_waits(slow, open_page):
+    first, second = open_page(slow), open_page(slow)
     for page in (first, second):
         page.show(SCENE)
         page.until(lambda page=page: "scene.png" in page.status)

@@ -103,6 +103,13 @@ def test_an_answer_comes_piece_by_piece_and_the_page_is_busy_until_its_end(visit
     assert "first word after" in views[-1].status
 
 
+def test_a_page_that_is_slow_to_look_sees_the_whole_answer(visitor, models):
+    views = visitor.ask(QUESTION, wishes())
+    assert next(views).is_busy
+    list(models.engine.events(lambda _: ()))  # by now the answer has ended
+    assert ([QUESTION], False) == (said(last(views)), visitor.view().is_busy)
+
+
 def test_a_follow_up_question_encodes_nothing(visitor):
     last(visitor.ask(QUESTION, wishes()))
     view = last(visitor.ask(OTHER, wishes()))

@@ -8,21 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
-from llava_cli.commands.pull import offer
+from llava_cli.commands.completion import picture_files
+from llava_cli.commands.placing import placed
 from llava_cli.commands.streams import read_stdin
 from llava_cli.errors import UnreadablePicture, UsageError
 from llava_cli.render import Output
 from llava_cli.stopping import ctrl_c_stops
 
 if TYPE_CHECKING:
+    from llava_cli.chat import Opened
     from llava_cli.history import History, Turn
-    from llava_cli.model import Model
     from llava_cli.pictures import Picture, RememberedPicture
     from llava_cli.reply import Decision, Reply
     from llava_cli.schemas import AnswerSchema
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
 
 
 def ask(
+    typed: typer.Context,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="PICTURE... [QUESTION]",
+            autocompletion=picture_files,
             help="Pictures: files, http(s) addresses, data: URLs, clip: (the clipboard) or - (stdin). Then what you "
             "want to know; - reads it from stdin. With -c, pictures may be left out.",
             show_default=f"question: {settings.DEFAULT_QUESTION}",
@@ -42,6 +45,8 @@ def ask(
     go_on: options.GoOn = False,
     template: options.Template = None,
     model: options.Model = None,
+    endpoint: options.Endpoint = None,
+    api_key_env: options.ApiKeyEnv = None,
     system: options.System = None,
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
@@ -105,8 +110,10 @@ def ask(
         **drawing, "model": model, "system": system, "detail": detail, "context": context, "threads": threads,
         "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
         "memory_check": memory_check, "log": log,
+        "endpoint": endpoint, "api_key_env": api_key_env,
     }  # fmt: skip
     chosen = settings.resolve(kept.settings() | {key: value for key, value in flags.items() if value is not None})
+    options.check_endpoint(chosen, typed)
     with Output(plain=plain, quiet=quiet) as output:
         seen = _opened(pictures, crop, show_input, frame=frame, allow_truncated=allow_truncated)
         for note in (f"{one.name}: {note}" for one in seen for note in one.notes):
@@ -114,7 +121,6 @@ def ask(
 
         from llava_cli.envelope import envelope
         from llava_cli.history import History, messages_of, turn_asked
-        from llava_cli.model import load
         from llava_cli.sheets import write_sheet
 
         history = History(recording=chosen.log)
@@ -122,21 +128,16 @@ def ask(
         known = {one.sha256: one for turn in past for one in turn.pictures}
         new = [one for one in seen if one.sha256 not in known]
         about: list[Picture | RememberedPicture] = [*known.values(), *new]
-        which: dict[str, Any] = {
-            "name": chosen.model, "model_path": model_path, "projector_path": projector_path,
-            "prompt_layout": prompt_layout,
-        }  # fmt: skip
-        if past and (model or kept.model, model_path, projector_path) == (None, None, None):
-            which = past[-1].load_arguments()
+        own = options.own_files(model_path, projector_path, prompt_layout)
         if past and (system or kept.system) is None:
             chosen = replace(chosen, system=past[-1].system)
-        if which.get("model_path") is None and which.get("projector_path") is None:
-            offer(which["name"], chosen, output, yes=yes)
-        load_options = replace(chosen.load, pictures=max(1, len(about)))
-        with (
-            load(**which, options=load_options, sampling=chosen.sampling, on_stage=output.stage, cache=cache) as opened,
-            ctrl_c_stops(opened),
-        ):
+        chosen = replace(chosen, load=replace(chosen.load, pictures=max(1, len(about))))
+        place, name = placed(
+            chosen, output, output.stage, model=model or kept.model, endpoint=endpoint, own=own,
+            last=past[-1] if past else None, cache=cache, yes=yes,
+        )  # fmt: skip
+        with place.open(name) as opened, ctrl_c_stops(opened):
+            output.made_with(opened.facts(), opened.options)
             said = opened.notes
             for note in said:
                 output.note(note)
@@ -273,7 +274,7 @@ def _show(reply: Reply | Decision, output: Output, *, as_json: bool) -> None:
 
 def _recorded(
     reply: Reply | Decision,
-    model: Model,
+    model: Opened,
     question: str,
     pictures: Sequence[Picture],
     system: str | None,
@@ -306,4 +307,5 @@ def _exit_code(reply: Reply | Decision, choices: Sequence[str] | None) -> int:
 _CUT_SHORT = {
     "length": "the answer was cut at its longest length; -n allows more tokens",
     "context": "the context is full, so the answer stops here; --context makes it larger",
+    "content_filter": "a filter of the server cut the answer",
 }

@@ -31,6 +31,8 @@ def bench(
 ) -> None:
     """Measure a model on this machine: loading, looking, reading, writing, memory.
 
+    llava bench -m shapes
+
     Asks three questions about a picture made for it, about a minute with a 7B model on two cores; it leaves the
     pictures you have on disk alone. In a pipe: name and number, with a tab between; seconds, tokens or bytes.
     """

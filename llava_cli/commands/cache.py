@@ -18,6 +18,10 @@ app = typer.Typer(context_settings=options.HELP)
 def cache(context: typer.Context, as_json: options.Json = False) -> None:
     """Show which pictures are kept on disk, so that the next question about them starts at once.
 
+    llava cache
+
+    llava cache clear
+
     In a pipe: name, bytes and seconds since it was last used, with tabs between.
     """
     if context.invoked_subcommand is not None:
@@ -41,7 +45,10 @@ def cache(context: typer.Context, as_json: options.Json = False) -> None:
 
 @app.command()
 def clear() -> None:
-    """Remove all of them, and say how much room that gives back."""
+    """Remove all of them, and say how much room that gives back.
+
+    llava cache clear
+    """
     from llava_cli.prefix_cache import PrefixCache
 
     with Output() as output:

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
-from llava_cli.commands.pull import offer
+from llava_cli.commands.completion import chat_names, picture_files
+from llava_cli.commands.placing import placed
 from llava_cli.errors import UsageError
 from llava_cli.render import Output
 
-if TYPE_CHECKING:
-    from llava_cli.model import Model
-
 
 def chat(
+    typed: typer.Context,
     pictures: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[PICTURE]...",
             help="Pictures to begin with: files, http(s) addresses or clip:.",
+            autocompletion=picture_files,
             show_default=False,
         ),
     ] = None,
@@ -33,10 +32,16 @@ def chat(
     name: Annotated[
         str,
         typer.Option(
-            "--chat", metavar="NAME", help="Go on with the chat of this name, or begin it.", show_default=False
+            "--chat",
+            metavar="NAME",
+            help="Go on with the chat of this name, or begin it.",
+            show_default=False,
+            autocompletion=chat_names,
         ),
     ] = "",
     model: options.Model = None,
+    endpoint: options.Endpoint = None,
+    api_key_env: options.ApiKeyEnv = None,
     system: options.System = None,
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
@@ -74,50 +79,32 @@ def chat(
             "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
             "memory_check": memory_check,
             "log": log, "preview": None if preview else "off",
+            "endpoint": endpoint, "api_key_env": api_key_env,
         }
     )  # fmt: skip
+    options.check_endpoint(chosen, typed)
     if sys.stdin is None:
         raise UsageError("stdin", "it is closed, so there is nothing to chat with", hint="llava ask PICTURE QUESTION")
     with Output(plain=plain, quiet=quiet) as output:
-        from llava_cli import inventory
         from llava_cli.history import History
         from llava_cli.journal import Journal
         from llava_cli.repl import Repl
         from llava_cli.session import Session
         from llava_cli.sources import open_source
-        from llava_cli.weights import find_weights
 
         seen = [open_source(source) for source in pictures or []]
         history = History(recording=chosen.log)
         past = history.last_chat() if go_on else history.named(name) if name else None
         if go_on and past is None:
             raise UsageError("--continue", "there is no chat in the log yet", hint="llava chat PICTURE begins one")
-        files: dict[str, Any] = {"model_path": model_path, "projector_path": projector_path}
-        named = chosen.model
-        if past is not None and model is None and model_path is None and projector_path is None:
-            last = history.turns(past.id)[-1:]
-            files = last[0].load_arguments() if last else files
-            named = files.pop("name", named)
-        own_files = files.get("model_path") is not None or files.get("projector_path") is not None
-        if own_files:
-            named = Path(files.get("model_path") or "model").stem
-            files.setdefault("prompt_layout", prompt_layout)
-        else:
-            # They may be missing: that is said before the greeting, not after it.
-            offer(named, chosen, output)
-            find_weights(inventory.choose(named).spec)
-
-        def open_model(wanted: str) -> Model:
-            from llava_cli.model import load
-
-            which = files if own_files and wanted == named else {}
-            return load(
-                wanted, **which, options=chosen.load, sampling=chosen.sampling, on_stage=output.stage_here, cache=cache
-            )
-
-        session = Session(
-            open_model, named, sampling=chosen.sampling, journal=Journal(history, name), system=chosen.system
+        own = options.own_files(model_path, projector_path, prompt_layout)
+        last = next(iter(history.turns(past.id)[-1:]), None) if past is not None else None
+        place, named = placed(
+            chosen, output, output.stage_here, model=model, endpoint=endpoint, own=own, last=last, cache=cache
         )
+        # It may be missing: that is said before the greeting, not after it.
+        place.require(named)
+        session = Session(place, named, sampling=chosen.sampling, journal=Journal(history, name), system=chosen.system)
         if past is not None:
             session.resume(past)
             session.chat.system = session.chat.system if system is None else system

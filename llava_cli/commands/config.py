@@ -20,6 +20,10 @@ def config(
 ) -> None:
     """Show every setting, its value, and where that comes from.
 
+    llava config
+
+    $EDITOR "$(llava config --path)"
+
     An option of a command comes first, then the environment, then the config file, then the default.
     """
     with Output() as output:
@@ -38,6 +42,8 @@ def config(
 
 def use(model: options.ModelName) -> None:
     """Make a model the one that is asked when none is named.
+
+    llava use llava-v1.5-7b:Q3_K_M
 
     It is written into the config file; comments and other settings there stay as they are.
     """

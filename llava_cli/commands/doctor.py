@@ -42,9 +42,11 @@ def doctor(
 ) -> None:
     """Look over this installation: problems first, then memory, processor, versions and places.
 
-    The exit code is that of the first problem that stops llava.
+    llava doctor
 
     llava doctor -m shapes --fidelity
+
+    The exit code is that of the first problem that stops llava.
     """
     chosen = settings.resolve(
         {

@@ -15,6 +15,8 @@ import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
+from llava_cli.commands.completion import picture_files
+from llava_cli.commands.placing import placed
 from llava_cli.errors import AnswerUnfit, UsageError
 from llava_cli.render import Output
 from llava_cli.stopping import ctrl_c_stops
@@ -36,13 +38,25 @@ def log(
         str, typer.Option("--query", "-q", help="Only where all these words stand.", show_default=False)
     ] = "",
     picture: Annotated[
-        str | None, typer.Option("--picture", "-p", help="Only what was asked about this picture, whatever its name.")
+        str | None,
+        typer.Option(
+            "--picture",
+            "-p",
+            help="Only what was asked about this picture, whatever its name.",
+            autocompletion=picture_files,
+        ),
     ] = None,
     count: Annotated[int, typer.Option("-n", min=0, help="How many at most; 0: all.")] = 20,
     as_json: options.Json = False,
     plain: options.Plain = False,
 ) -> None:
     """Show what was asked about which picture, the newest first.
+
+    llava log -q "red bicycle"
+
+    llava log --picture photo.jpg
+
+    llava log --json -n 0 > log.json
 
     In a pipe: number, time, pictures, question and answer, with tabs between.
     """
@@ -70,7 +84,10 @@ def log(
 
 @app.command()
 def show(number: Number = None, as_json: options.Json = False, plain: options.Plain = False) -> None:
-    """Show one turn whole: question, answer, and everything it was answered with."""
+    """Show one turn whole: question, answer, and everything it was answered with.
+
+    llava log show 12
+    """
     with Output(plain=plain) as output, _opened_log(output) as history:
         turn = history.turn(number)
         if as_json:
@@ -93,7 +110,12 @@ def rm(
     everything: Annotated[bool, typer.Option("--all", help="The whole log.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove turns from the log, for good."""
+    """Remove turns from the log, for good.
+
+    llava log rm 12 13
+
+    llava log rm --all --yes
+    """
     if everything == bool(numbers):
         raise UsageError("log rm", "it takes the numbers of turns, or --all", hint="llava log shows the numbers")
     with Output() as output, _opened_log(output) as history:
@@ -118,7 +140,10 @@ def replay(
     threads: options.Threads = None,
     cache: options.Cache = True,
 ) -> None:
-    """Ask the same again: same model, picture, seed and parameters. Exit code 8 if the answer is another one."""
+    """Ask the same again: same model, picture, seed and parameters. Exit code 8 if the answer is another one.
+
+    llava log replay 12
+    """
     with Output(plain=plain, quiet=quiet) as output, _opened_log(output) as history:
         turn = history.turn(number)
         # How many threads there are, and how large the cache may be, is this machine's matter and shapes no answer.
@@ -128,15 +153,10 @@ def replay(
         chosen = settings.resolve({**shaping, "threads": threads})
 
         from llava_cli.history import messages_of, turn_of
-        from llava_cli.model import load
 
-        with (
-            load(
-                **turn.load_arguments(), options=chosen.load, sampling=chosen.sampling, on_stage=output.stage,
-                cache=cache,
-            ) as opened,
-            ctrl_c_stops(opened),
-        ):  # fmt: skip
+        place, name = placed(chosen, output, output.stage, last=turn, cache=cache)
+        with place.open(name) as opened, ctrl_c_stops(opened):
+            output.made_with(opened.facts(), opened.options)
             before, wanted = messages_of(history.turns_before(turn)), turn.parameters
             reply: Reply | Decision
             if choices := wanted.get("choices"):
@@ -159,19 +179,28 @@ def replay(
 
 @app.command()
 def off() -> None:
-    """Write nothing down from now on; what is in the log stays."""
+    """Write nothing down from now on; what is in the log stays.
+
+    llava log off
+    """
     _switch("off")
 
 
 @app.command()
 def on() -> None:
-    """Write questions and answers down, as is usual."""
+    """Write questions and answers down, as is usual.
+
+    llava log on
+    """
     _switch("on")
 
 
 @app.command()
 def path() -> None:
-    """Say where the log is, and whether it is on."""
+    """Say where the log is, and whether it is on.
+
+    sqlite3 "$(llava log path)" "SELECT question, answer FROM turns"
+    """
     with Output() as output, _opened_log(output, recording=settings.resolve({}).log) as history:
         output.write(f"{history.path}\n")
         if not history.is_on:
@@ -231,7 +260,7 @@ def _details(turn: Turn) -> list[str]:
         facts[f"picture {one.name}"] = (
             f"{one.width} by {one.height} pixels, {one.sha256[:12]}, {one.path or 'from no file'}"
         )
-    return [f"{name}: {value}" for name, value in facts.items() if value is not None]
+    return [f"{name}: {value}" for name, value in facts.items() if value not in (None, "")]
 
 
 def _as_json(turn: Turn) -> dict[str, Any]:

@@ -16,6 +16,10 @@ from llava_cli.render import Output, in_bytes
 def models(as_json: options.Json = False) -> None:
     """Show which models there are, what they need, and which are on this computer.
 
+    llava models
+
+    llava models --json | jq -r ".[].name"
+
     Sizes are those of the quant on disk, or else of the one that fits this computer; llava show NAME has the others.
     In a pipe: the same with tabs between, sizes in bytes.
     """
@@ -45,6 +49,10 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """Show all that is known about a model.
+
+    llava show llava-v1.5-7b:Q4_K_M
+
+    llava show shapes --path
 
     llava show llava-v1.5-7b:Q4_K_M
     """

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from llava_cli import settings
-from llava_cli.commands.completion import model_names, template_names
+from llava_cli.commands.completion import any_files, model_names, template_names
+from llava_cli.errors import UsageError
 
 _LOAD, _SAMPLING = settings.LoadOptions(), settings.Sampling()
 
@@ -63,6 +64,7 @@ Schema = Annotated[
     typer.Option(
         metavar="FILE|JSON|FIELDS",
         help="Answer in JSON that satisfies this JSON schema; in short: 'color, count int'.",
+        autocompletion=any_files,
         rich_help_panel="Shape of the answer",
     ),
 ]
@@ -89,13 +91,39 @@ GoOn = Annotated[
 Log = Annotated[bool | None, typer.Option("--log/--no-log", help="Write it down in the log.", show_default="--log")]
 
 Stats = Annotated[bool, typer.Option("--stats", help="Print one line of numbers to stderr.")]
-Plain = Annotated[bool, typer.Option("--plain", help="No Markdown, colours or moving lines.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No stages and notes on stderr.")]
+LOOK = "How it looks"
+"""The panel of these, which all commands have (`commands/look.py`)."""
+Plain = Annotated[bool, typer.Option("--plain", help="No Markdown, colours or moving lines.", rich_help_panel=LOOK)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No stages and notes on stderr.", rich_help_panel=LOOK)]
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
-ModelPath = Annotated[Path | None, typer.Option(help="A model file (GGUF) on disk.", rich_help_panel="Your own files")]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Ask an OpenAI-compatible server (vLLM, llama-server, Ollama …) in place of this computer.",
+        show_default=False,
+        rich_help_panel="Another server",
+    ),
+]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-env",
+        metavar="NAME",
+        help="The variable of the environment that holds the key for it.",
+        show_default=False,
+        rich_help_panel="Another server",
+    ),
+]
+
+ModelPath = Annotated[
+    Path | None,
+    typer.Option(help="A model file (GGUF) on disk.", autocompletion=any_files, rich_help_panel="Your own files"),
+]
 ProjectorPath = Annotated[
-    Path | None, typer.Option(help="Its projector file (mmproj GGUF).", rich_help_panel="Your own files")
+    Path | None,
+    typer.Option(help="Its projector file (mmproj GGUF).", autocompletion=any_files, rich_help_panel="Your own files"),
 ]
 PromptLayout = Annotated[
     str | None,
@@ -126,7 +154,10 @@ Crop = Annotated[
 ShowInput = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.png", help="Write exactly what the model sees of the picture.", rich_help_panel="Picture"
+        metavar="FILE.png",
+        help="Write exactly what the model sees of the picture.",
+        autocompletion=any_files,
+        rich_help_panel="Picture",
     ),
 ]
 Frame = Annotated[int, typer.Option(help="Which frame or page of an animation, from 0.", rich_help_panel="Picture")]
@@ -176,3 +207,31 @@ Cache = Annotated[
         rich_help_panel="Machine",
     ),
 ]
+
+_ABOUT_A_MODEL_HERE = {
+    "model_path", "projector_path", "prompt_layout", "context", "threads", "ubatch", "flash_attention", "repack", "kv",
+    "memory_check", "cache",
+}  # fmt: skip
+"""Parameters that mean nothing to a server."""
+
+
+def own_files(model_path: Path | None, projector_path: Path | None, prompt_layout: str | None) -> dict[str, Any]:
+    """Return files that the user named, as `load` takes them; nothing if there are none."""
+    if model_path is None and projector_path is None:
+        return {}
+    return {"model_path": model_path, "projector_path": projector_path, "prompt_layout": prompt_layout}
+
+
+def check_endpoint(chosen: settings.Settings, typed: typer.Context) -> None:
+    """Raise `UsageError` for an option on the command line that would do nothing without a word."""
+    given = {}
+    for parameter in typed.command.params:
+        source = typed.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            off = typed.params.get(parameter.name or "") is False and parameter.secondary_opts
+            given[parameter.name] = (parameter.secondary_opts if off else parameter.opts)[0]
+    if chosen.endpoint and (useless := sorted(_ABOUT_A_MODEL_HERE & given.keys())):
+        why = "it is about a model on this computer, and --endpoint asks one elsewhere"
+        raise UsageError(given[useless[0]], why, hint="leave one of the two out")
+    if chosen.api_key_env and not chosen.endpoint and "api_key_env" in given:
+        raise UsageError("--api-key-env", "there is no server to show a key to", hint="--endpoint URL names it")

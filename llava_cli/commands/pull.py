@@ -59,6 +59,8 @@ def pull(
     """Download a model: both files, checked. What was interrupted goes on where it stopped.
 
     llava pull llava-v1.5-7b
+
+    llava pull hf:OWNER/REPOSITORY:MODEL.gguf --projector MMPROJ.gguf
     """
     chosen = settings.resolve({})
     wanted = name or chosen.model

@@ -20,6 +20,8 @@ def rm(
 ) -> None:
     """Remove models from this computer: NAME in all its quants, or NAME:QUANT.
 
+    llava rm llava-v1.5-7b:Q4_K_M
+
     What another model or another revision in the Hugging Face cache uses stays, and it says so.
     """
     from llava_cli import removal

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,8 @@ import typer
 from llava_cli import settings
 from llava_cli.commands import options
 from llava_cli.commands.ask import answer_shape, template_named
-from llava_cli.commands.pull import offer
+from llava_cli.commands.completion import any_files
+from llava_cli.commands.placing import placed
 from llava_cli.commands.streams import read_stdin
 from llava_cli.errors import RunIncomplete, UnreadablePicture, UsageError
 from llava_cli.render import Output
@@ -25,9 +27,13 @@ if TYPE_CHECKING:
     from llava_cli.folders import Search
     from llava_cli.model import Model
     from llava_cli.pictures import Picture
+    from llava_cli.places import Here, There
+    from llava_cli.recipe import Recipe
+    from llava_cli.remote_model import RemoteModel
     from llava_cli.results import Record, Shape
     from llava_cli.run import Tally
     from llava_cli.run_display import RunDisplay
+    from llava_cli.schemas import AnswerSchema
     from llava_cli.sidecars import Sidecars
     from llava_cli.tasks import Asked, Fields, Task
 
@@ -35,18 +41,25 @@ _OUT, _ROWS, _PART = "Output", "Rows", "Part of it"
 
 
 def run(
+    typed: typer.Context,
     pictures: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="PICTURES",
             help="Files, folders, patterns, addresses, - (a list of names on stdin) or a file of rows (.jsonl, .csv,"
             " .tsv). The last one is the question, unless there is but one.",
+            autocompletion=any_files,
             show_default=False,
         ),
     ] = None,
     ask: Annotated[
         str | None,
-        typer.Option("--ask", metavar="FILE", help="Ask every question in this file, one on a line; - is stdin."),
+        typer.Option(
+            "--ask",
+            metavar="FILE",
+            help="Ask every question in this file, one on a line; - is stdin.",
+            autocompletion=any_files,
+        ),
     ] = None,
     null: Annotated[
         bool, typer.Option("-0", "--null", help="The names on stdin end with a zero byte, as find -print0 has it.")
@@ -57,6 +70,7 @@ def run(
             "--output",
             "-o",
             metavar="FILE",
+            autocompletion=any_files,
             help="Write to this file: .jsonl, .csv or .tsv. If it is there, go on with it.",
             show_default="stdout",
             rich_help_panel=_OUT,
@@ -103,6 +117,8 @@ def run(
     answer_field: Annotated[str, typer.Option(help="What the answer is called.", rich_help_panel=_ROWS)] = "answer",
     template: options.Template = None,
     model: options.Model = None,
+    endpoint: options.Endpoint = None,
+    api_key_env: options.ApiKeyEnv = None,
     system: options.System = None,
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
@@ -153,20 +169,18 @@ def run(
     flags = {
         **drawing, "model": model, "system": system, "detail": detail, "context": context, "threads": threads,
         "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
-        "memory_check": memory_check,
+        "memory_check": memory_check, "endpoint": endpoint, "api_key_env": api_key_env,
     }  # fmt: skip
     chosen = settings.resolve(kept.settings() | {key: value for key, value in flags.items() if value is not None})
+    options.check_endpoint(chosen, typed)
     with Output(plain=plain, quiet=quiet) as output:
-        from llava_cli import inventory
         from llava_cli.crops import read_crop
         from llava_cli.folders import Search
-        from llava_cli.recipe import Recipe
         from llava_cli.results import Shape
         from llava_cli.run import Run
         from llava_cli.run_display import RunDisplay
         from llava_cli.sidecars import Sidecars
         from llava_cli.tasks import Fields, Shard
-        from llava_cli.weights import find_weights
 
         shape = "" if held is None else "parsed"
         fields = Fields(image_field, question_field, answer_field, "choices" if possible else shape)
@@ -179,12 +193,12 @@ def run(
         if asked.search.left_out:
             output.note(f"files in these folders that are no pictures, and are left out: {asked.search.left_out}")
 
-        files = {"model_path": model_path, "projector_path": projector_path, "prompt_layout": prompt_layout}
-        if model_path is None and projector_path is None:
-            offer(chosen.model, chosen, output, yes=yes)
-        spec = inventory.spec_of(chosen.model, model_path, projector_path, prompt_layout)
-        held_to = None if held is None else held.schema
-        recipe = Recipe.of(spec, find_weights(spec), chosen, schema=held_to, choices=possible)
+        own = options.own_files(model_path, projector_path, prompt_layout)
+        place, name = placed(
+            chosen, output, output.stage, model=model or kept.model, endpoint=endpoint, own=own, yes=yes
+        )
+        output.end_stage()
+        recipe = _recipe(place, name, own, chosen, held, possible)
         texts = None if sidecar is None else Sidecars(sidecar, tasks)
         # Lines on a terminal show how it goes by themselves.
         is_seen = output_file is None and texts is None and sys.stdout is not None and sys.stdout.isatty()
@@ -193,11 +207,12 @@ def run(
             RunDisplay(output, has_bar=not is_seen) as display,
         ):
             walk = Run(
-                partial(_opened_model, chosen, files, cache, display),
+                partial(_opened_model, place, name, cache, display, output),
                 partial(_opened, part=part, frame=frame, allow_truncated=allow_truncated),
                 recipe,
                 record,
                 display,
+                to_stdout=output_file is None and texts is None,
                 by_file=part is None and not frame and not allow_truncated,
             )
             try:
@@ -279,18 +294,42 @@ def _opened(source: str, *, part: Crop | None, frame: int, allow_truncated: bool
         raise UnreadablePicture(picture.name, error.why, hint=error.hint) from error
 
 
+def _recipe(
+    place: Here | There,
+    name: str,
+    own: Mapping[str, Any],
+    chosen: settings.Settings,
+    held: AnswerSchema | None,
+    possible: tuple[str, ...] | None,
+) -> Recipe:
+    """Return how answers are made, from what is known before a model is opened."""
+    from llava_cli import inventory
+    from llava_cli.endpoint import find_endpoint
+    from llava_cli.places import Here
+    from llava_cli.recipe import Recipe
+    from llava_cli.weights import find_weights
+
+    schema = None if held is None else held.schema
+    if not isinstance(place, Here):
+        return Recipe.at(find_endpoint(place.address).url, name, chosen, schema=schema, choices=possible)
+    spec = inventory.spec_of(name, *map(own.get, ("model_path", "projector_path", "prompt_layout")))
+    return Recipe.of(spec, find_weights(spec), chosen, schema=schema, choices=possible)
+
+
 @contextmanager
 def _opened_model(
-    chosen: settings.Settings, files: Mapping[str, Any], cache: bool, display: RunDisplay
-) -> Iterator[Model]:
-    from llava_cli.model import load
-    from llava_cli.prefix_cache import PrefixCache
+    place: Here | There, name: str, cache: bool, display: RunDisplay, output: Output
+) -> Iterator[Model | RemoteModel]:
+    from llava_cli.places import Here
 
-    size = chosen.load.cache_size
-    kept = PrefixCache(size=size, keeps_prefixes=False) if cache and size else False
-    with load(
-        chosen.model, **files, options=chosen.load, sampling=chosen.sampling, on_stage=display.stage, cache=kept
-    ) as opened:
+    place = replace(place, on_stage=display.stage)
+    if isinstance(place, Here):
+        from llava_cli.prefix_cache import PrefixCache
+
+        size = place.options.cache_size
+        place = replace(place, cache=PrefixCache(size=size, keeps_prefixes=False) if cache and size else False)
+    with place.open(name) as opened:
+        output.made_with(opened.facts(), opened.options)
         said = opened.notes
         for note in said:
             display.note(note)

@@ -89,7 +89,8 @@ def serve(
         from llava_cli.listening import address_of, bind, is_loopback, own_names
 
         with bind(host, port) as taken:
-            key, is_new = _key(api_key_env, is_needed=not is_loopback(taken))
+            is_private = is_loopback(taken)
+            key, is_new = _key(api_key_env, is_needed=not is_private)
             origins = _origins(cors or [], key)
             rules = Rules(frozenset(map(str.lower, [host, *own_names(), *(allow_host or [])])), origins, key)
             if model_path is None and projector_path is None:
@@ -104,8 +105,11 @@ def serve(
                 options=chosen.load, sampling=chosen.sampling, on_stage=output.stage, cache=cache,
             ) as opened, Engine(opened, places=queue) as engine:  # fmt: skip
                 output.end_stage()
-                for note in opened.notes:
+                said = opened.notes
+                for note in said:
                     output.note(note)
+                if not is_private:
+                    output.note("nothing is encrypted on its way here; across networks use a tunnel (ssh -L)")
 
                 from llava_cli.api import Service, make_app
                 from llava_cli.listening import serve as listen
@@ -123,7 +127,8 @@ def serve(
                 app = Guard(make_app(service), rules, output.report)
                 greet = partial(_greet, output, address_of(taken), name, key if is_new else None, needs_key=bool(key))
                 listen(_shared(app, origins), taken, on_start=greet, on_stop=engine.close)
-        for note in history.notes:
+        # Closing the model keeps what was read of pictures, which can fail.
+        for note in (*history.notes, *opened.notes[len(said) :]):
             output.note(note)
 
 
@@ -167,8 +172,6 @@ def _greet(output: Output, address: str, name: str, new_key: str | None, *, need
     """Say where the model is, and how a program finds it."""
     if new_key is not None:
         output.say(f"API key (shown this once): {new_key}")
-    if needs_key:
-        output.note("the key and the pictures are not encrypted on their way; across networks use a tunnel (ssh -L)")
     output.report(
         f"{name} answers at {address}/v1 (Ctrl-C ends it). In Python:\n"
         f'  client = openai.OpenAI(base_url="{address}/v1", api_key="{"…" if needs_key else "none"}")\n'

@@ -17,7 +17,12 @@ app = typer.Typer(context_settings=options.HELP, no_args_is_help=True)
 
 @app.callback()
 def template() -> None:
-    """Keep questions under a name: `llava ask photo.jpg --template NAME`."""
+    """Keep questions under a name, with how to ask them.
+
+    llava template save alt-text "Describe this picture in one sentence." -t 0
+
+    llava ask photo.jpg --template alt-text
+    """
 
 
 @app.command()
@@ -61,7 +66,10 @@ def save(
 
 @app.command("list")
 def list_(as_json: options.Json = False, plain: options.Plain = False) -> None:
-    """List the templates; in a pipe: name, question, and the rest as JSON, with tabs between."""
+    """List the templates; in a pipe: name, question, and the rest as JSON, with tabs between.
+
+    llava template list --json
+    """
     from llava_cli import templates
 
     output = Output(plain=plain)
@@ -78,7 +86,10 @@ def list_(as_json: options.Json = False, plain: options.Plain = False) -> None:
 
 @app.command()
 def show(name: options.TemplateName, as_json: options.Json = False) -> None:
-    """Show one template whole."""
+    """Show one template whole.
+
+    llava template show alt-text
+    """
     from llava_cli import templates
 
     facts = templates.find(name).facts()
@@ -91,7 +102,10 @@ def show(name: options.TemplateName, as_json: options.Json = False) -> None:
 
 @app.command()
 def rm(name: options.TemplateName) -> None:
-    """Remove a template."""
+    """Remove a template.
+
+    llava template rm alt-text
+    """
     from llava_cli import templates
 
     templates.remove(name)

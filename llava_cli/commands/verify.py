@@ -26,6 +26,10 @@ def verify(
 ) -> None:
     """Check the files of models on this computer against their published sha256; of all models if none is named.
 
+    llava verify
+
+    llava verify llava-v1.5-7b
+
     Where none is published, the hub's own, which the cache keeps, is taken, and otherwise the structure of the file.
     In a pipe: model, file and result, with tabs between.
     """

@@ -57,6 +57,7 @@ def web(
     projector_path: options.ProjectorPath = None,
     prompt_layout: options.PromptLayout = None,
     detail: options.Detail = None,
+    allow_truncated: options.AllowTruncated = False,
     context: options.Context = None,
     threads: options.Threads = None,
     ubatch: options.Ubatch = None,
@@ -89,7 +90,7 @@ def web(
 
         with bind(host, port) as taken, _uploads() as uploads:
             secret = _password(password_env, is_new=password, is_needed=not is_loopback(taken))
-            first = None if picture is None else open_source(picture)
+            first = None if picture is None else open_source(picture, allow_truncated=allow_truncated)
 
             from llava_cli import inventory
             from llava_cli.history import History
@@ -123,7 +124,8 @@ def web(
                 from llava_cli.web_guard import PageGuard
                 from llava_cli.web_page import build
 
-                page = build(Visitors(models, history, chosen.sampling), uploads, chosen, first)
+                visitors = Visitors(models, history, chosen.sampling)
+                page = build(visitors, uploads, chosen, first, allow_truncated=allow_truncated)
                 rules = Rules(frozenset(map(str.lower, [host, *own_names()])))
                 address = f"{address_of(taken)}/"
 
