@@ -28,12 +28,15 @@ class AnswerSchema:
 
     def __post_init__(self) -> None:
         from jsonschema.exceptions import SchemaError
+        from referencing.exceptions import Unresolvable
 
         try:
             type(self._validator).check_schema(self.schema)
             self.grammar()
         except SchemaError as error:
             raise UsageError("schema", f"not a JSON schema: {_brief(error.message)}, at {error.json_path}") from error
+        except Unresolvable as error:
+            raise UsageError("schema", f"it refers to what is not in it: {_brief(error.ref)}") from error
         except RecursionError as error:
             raise UsageError("schema", "it is nested too deeply", hint="make it flatter") from error
 
@@ -58,8 +61,10 @@ class AnswerSchema:
     def _validator(self) -> Any:
         from jsonschema import Draft202012Validator
         from jsonschema.validators import validator_for
+        from referencing import Registry
 
-        return validator_for(self.schema, default=Draft202012Validator)(self.schema)
+        # A registry of its own, and empty: the standard one fetches what a reference names from the network.
+        return validator_for(self.schema, default=Draft202012Validator)(self.schema, registry=Registry())
 
 
 def as_schema(schema: AnswerSchema | Mapping[str, Any] | str | None) -> AnswerSchema | None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import socket
 
 import jsonschema
 import pytest
@@ -280,3 +281,12 @@ def test_a_grammar_llama_cpp_cannot_read_is_an_error_and_no_crash(model):
     message = {"role": "user", "content": "What?"}
     with pytest.raises(UsageError, match="cannot read it"):
         model._llama.create_chat_completion([message], grammar=LlamaGrammar.from_string('root ::= "'))
+
+
+def test_a_reference_to_elsewhere_is_refused_and_not_fetched(monkeypatch):
+    def connect(*_):
+        pytest.fail("it was fetched")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(UsageError, match="refers to what is not in it"):
+        AnswerSchema({"enum": [1, 2], "$ref": "http://127.0.0.1:9/schema.json"})
