@@ -33,6 +33,7 @@ from llava_cli.commands.shell_scripts import teach_typer
 from llava_cli.commands.verify import verify
 from llava_cli.commands.web import web
 from llava_cli.errors import LlavaError, NotEnoughRoom, ReaderGone, Stopped, UsageError
+from llava_cli.look import forget_look
 from llava_cli.render import Output
 from llava_cli.standard_output import give_up, guard
 from llava_cli.supervision import Work, in_a_child, opens_llama_cpp
@@ -129,6 +130,7 @@ def _prepare_streams() -> None:
 
 def _run(have_done: Callable[[Work], Any] = lambda work: work()) -> int:
     """Run the command line, having done elsewhere what opens llama.cpp, and return the exit code."""
+    forget_look()
     output = Output()
     if any("completion" in word for word in sys.argv[1:]):
         teach_typer()

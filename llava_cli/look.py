@@ -25,6 +25,11 @@ def current_look() -> Look:
     return _look.get()
 
 
+def forget_look() -> None:
+    """Begin anew: nothing is asked for."""
+    _look.set(_NO_WISHES)
+
+
 def set_look(look: Look) -> None:
     """Let every `Output` from now on look like this; what was asked for before stays asked for."""
     before = _look.get()

@@ -102,21 +102,25 @@ class Run:
         with ExitStack() as self._resources:
             for number, task, look in self._looked_ahead(tasks):
                 if self._stopped.is_set():
-                    tally.stopped = True
-                    return tally
+                    return self._ended_early(tally)
                 if tally.answered == limit:
                     return tally
                 self._listener.begins(task)
                 try:
                     self._turn(number, task, look, tally)
                 except Stopped:
-                    if self._reader is not None:
-                        self._reader.require()
-                    tally.stopped = True
-                if tally.stopped or (fail_fast and tally.failed):
+                    return self._ended_early(tally)
+                if fail_fast and tally.failed:
                     return tally
                 self._listener.ended(tally)
             self._record.tidy()
+        return tally
+
+    def _ended_early(self, tally: Tally) -> Tally:
+        """Say in `tally` that the user has stopped the run; raise `ReaderGone` if it was their reader who left."""
+        if self._reader is not None:
+            self._reader.require()
+        tally.stopped = True
         return tally
 
     def _turn(self, number: int, task: Task, look: _Look, tally: Tally) -> None:

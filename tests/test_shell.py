@@ -184,17 +184,3 @@ def test_a_lost_answer_is_never_a_success(how, writers):
         assert (writer, code, True) == (writer, ended, why in complaints)
         assert "Traceback" not in complaints
         assert how != "left" or "llava:" not in complaints
-
-
-def test_a_closed_stdout_is_no_file_that_is_opened_later():
-    """What C code prints would go into the first file that is opened: the log, for one."""
-    code = (
-        "import os, sys\n"
-        "from llava_cli.standard_output import guard\n"
-        "guard()\n"
-        "print(os.readlink(f'/proc/self/fd/1'), os.open('/dev/zero', os.O_RDONLY) > 2, file=sys.stderr)\n"
-    )
-    done = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&-', "sh", LLAVA[0], "-c", code], capture_output=True, text=True, check=False
-    )
-    assert ("/dev/null True\n", 0) == (done.stderr, done.returncode)

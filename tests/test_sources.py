@@ -1,7 +1,10 @@
 """Facts about pictures that are no files: addresses, stdin, `data:` URLs and the clipboard."""
 
 import base64
+import shutil
 import socket
+import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -163,3 +166,37 @@ def test_a_file_of_such_a_name_is_given_with_its_folder(monkeypatch, tmp_path):
         Path(name).write_bytes(PICTURE)
         assert open_picture(SCENE).sha256 == opened(f"./{name}").sha256
     assert not fetching.is_address("http:")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """Make a certificate that nobody has signed."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("there is no openssl on this computer")
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    command = [program, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    subprocess.run(
+        [*command, "-keyout", path, "-out", path, "-days", "2", "-subj", "/CN=localhost"],
+        check=True,
+        capture_output=True,
+    )
+    return path
+
+
+def test_a_certificate_that_nobody_has_signed_is_said(certificate):
+    with website() as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        address = f"https://me:secret@localhost:{server.server_port}/ok.png?token=secret"
+        with pytest.raises(UnreadablePicture, match="the certificate of localhost is not valid") as refusal:
+            fetch(address)
+    assert "secret" not in f"{refusal.value}{refusal.value.hint}"
+
+
+@pytest.mark.parametrize("path", ["nothing", "busy", "loop", "metadata", "cut", "html", "empty"])
+def test_no_refusal_repeats_a_password(site, path):
+    with pytest.raises(UnreadablePicture) as refusal:
+        opened(f"http://me:secret@{site.url.removeprefix('http://')}/{path}?token=secret")
+    assert "secret" not in f"{refusal.value}{refusal.value.hint}"
