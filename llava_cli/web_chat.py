@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -13,16 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llava_cli import transcript
-from llava_cli.chat import Chat, text_of
-from llava_cli.engine import Began, End, Engine, Event, Job, Piece, Stage
-from llava_cli.errors import LlavaError, ModelMissing, Stopped, UnreadablePicture, UsageError
+from llava_cli.chat import Chat
+from llava_cli.engine import Engine
+from llava_cli.errors import LlavaError, ModelMissing, UnreadablePicture, UsageError
 from llava_cli.history import History
 from llava_cli.journal import Journal
 from llava_cli.pictures import Picture
-from llava_cli.render import stage_words
-from llava_cli.sanitiser import sanitise
 from llava_cli.settings import DEFAULT_QUESTION, Sampling, changed
-from llava_cli.stage_line import elapsed
+from llava_cli.web_answer import Answer, View, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,12 +31,6 @@ _MOST_VISITORS = 100
 """Pages that are remembered: a browser that vanishes does not say so."""
 _TICK = 0.5
 """Seconds after which a page shows anew how long something takes."""
-
-_CUT_SHORT = {
-    "length": "the answer was cut at its longest length, which the settings can raise",
-    "context": "the context is full, so the answer stops here",
-    "stopped": "stopped",
-}
 
 
 @dataclass(frozen=True)
@@ -58,20 +48,6 @@ class Wishes:
         for key in ("temperature", "max_tokens"):
             checked = changed(checked, key, str(getattr(self, key)))
         return {"temperature": checked.temperature, "max_tokens": checked.max_tokens}
-
-
-@dataclass(frozen=True)
-class View:
-    """What a page shows of its chat."""
-
-    messages: list[dict[str, str]]
-    """Each with `role` and `content`, Markdown that hides nothing."""
-    status: str = ""
-    error: LlavaError | None = None
-    draft: str | None = None
-    """What is to stand in the line for the next question; None leaves it as it is."""
-    is_busy: bool = False
-    """Whether an answer is waited for or written."""
 
 
 class Models:
@@ -127,7 +103,7 @@ class Visitor:
         self._history = history
         self._client = client
         self._model = models.engine.model
-        self._answer: _Answer | None = None
+        self._answer: Answer | None = None
         self._begin_anew()
 
     # What the chat needs of a model, whichever has the turn.
@@ -182,7 +158,7 @@ class Visitor:
             journal.write(reply, self._model, asked, new, chat.system)
 
         begin = partial(chat.send, asked, picture=new)
-        yield from self._answered(_Answer(asked, chat.messages, draft=question), begin, keep, wishes)
+        yield from self._answered(Answer(asked, chat.messages, draft=question), begin, keep, wishes)
 
     def retry(self, wishes: Wishes) -> Iterator[View]:
         """Answer the last question again, and yield what the page shows meanwhile."""
@@ -196,7 +172,7 @@ class Visitor:
         def keep(reply: Reply) -> None:
             journal.write_instead(reply, self._model, *chat.last_turn, chat.system)
 
-        yield from self._answered(_Answer(asked, chat.messages[:-2]), chat.retry, keep, wishes)
+        yield from self._answered(Answer(asked, chat.messages[:-2]), chat.retry, keep, wishes)
 
     def undo(self) -> View:
         """Take the last question and its answer back; the question can be changed and sent again."""
@@ -245,7 +221,7 @@ class Visitor:
 
     def _answered(
         self,
-        answer: _Answer,
+        answer: Answer,
         begin: Callable[..., Reply],
         keep: Callable[[Reply], None],
         wishes: Wishes,
@@ -287,70 +263,6 @@ class Visitor:
             answer.job.stop()
 
 
-class _Answer:
-    """One answer, from the queue to its end. It hears of itself in the thread of the engine."""
-
-    def __init__(self, question: str, before: list[dict[str, Any]], draft: str | None = None) -> None:
-        self.question = question
-        self.draft = draft
-        """What was typed, to be given back if there is no answer."""
-        self.job: Job | None = None
-        self.reply: Reply | None = None
-        self.error: LlavaError | None = None
-        self.has_ended = False
-        self._before = before
-        self._written = ""
-        self._stage: Stage | None = None
-        self._since = time.monotonic()
-        self._has_begun = False
-        self._news = threading.Event()
-
-    def hear(self, event: Event) -> None:
-        match event:
-            case Began():
-                self._has_begun = True
-            case Stage():
-                self._stage, self._since = event, time.monotonic()
-            case Piece():
-                self._written += event.value
-            case End():
-                if not isinstance(event.error, Stopped):
-                    self.error = _as_error(event.error)
-                self.has_ended = True
-        self._news.set()
-
-    def wait(self, seconds: float) -> None:
-        """Return when there is news, or after some seconds."""
-        self._news.wait(seconds)
-        self._news.clear()
-
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        """Return the turns as they are while it is being written."""
-        asked = {"role": "user", "content": self.question}
-        written = [{"role": "assistant", "content": self._written}] if self._written else []
-        return [*self._before, asked, *written]
-
-    @property
-    def has_failed(self) -> bool:
-        """Tell whether it has ended without a word."""
-        return self.has_ended and (self.reply is None or not self.reply.is_worth_keeping)
-
-    def status(self) -> str:
-        """Say what it waits for; in the end, what it took."""
-        if self.has_failed:
-            return "" if self.error else "stopped before the answer began"
-        if self.has_ended and self.reply is not None:
-            return _in_numbers(self.reply)
-        ahead = self.job.ahead if self.job is not None and not self._has_begun else 0
-        if ahead:
-            return f"waiting: {ahead} {'question comes' if ahead == 1 else 'questions come'} first"
-        if self._stage is None or self._stage.name == "writing":
-            return "writing…" if self._stage else "beginning…"
-        taken = elapsed(time.monotonic() - self._since, self._stage.amount.seconds)
-        return f"{stage_words(self._stage.name, self._stage.amount)}… {taken}"
-
-
 class Visitors:
     """Every page that is open, by the name its browser session has."""
 
@@ -380,48 +292,3 @@ class Visitors:
 def no_picture() -> UnreadablePicture:
     """Return what is said to a question about nothing."""
     return UnreadablePicture("picture", "there is none yet", hint="choose one, paste one or take one, then ask again")
-
-
-def shown(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return the turns as a page shows them, without system sentence and pictures."""
-    return [{"role": turn["role"], "content": harmless(text_of(turn))} for turn in messages if turn["role"] != "system"]
-
-
-_FENCED = r"^ {0,3}(?P<fence>```+|~~~+)[^\n]*\n.*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)"
-_QUOTED = r"(?P<quote>`+)(?!`).+?(?<!`)(?P=quote)(?!`)"
-_CODE = re.compile(f"{_FENCED}|{_QUOTED}", re.MULTILINE | re.DOTALL)
-
-
-def harmless(text: str) -> str:
-    """Return Markdown that shows every tag as it is written, no picture, and no address behind other words."""
-    parts, at = [], 0
-    for code in _CODE.finditer(text):
-        parts += [_harmless_prose(text[at : code.start()]), code[0]]
-        at = code.end()
-    return sanitise("".join([*parts, _harmless_prose(text[at:])]))
-
-
-def _harmless_prose(text: str) -> str:
-    # Written as entities, these are letters and no markup; `](`, `][` and `]:` are what makes links and pictures.
-    return re.sub(r"[<&]|\](?=[(\[:])", lambda sign: _ENTITIES[sign[0]], text)
-
-
-_ENTITIES = {"<": "&lt;", "&": "&amp;", "]": "&#93;"}
-
-
-def _in_numbers(reply: Reply) -> str:
-    usage = reply.usage
-    said = [f"first word after {usage.first_token_seconds:.1f} s"]
-    if usage.tokens_per_second:
-        said.append(f"{usage.tokens_per_second:.1f} tokens/s")
-    if usage.picture_cells and not usage.pictures_encoded and usage.reused_cells > usage.picture_cells:
-        said.append("the picture was not read again")
-    if reply.finish_reason in _CUT_SHORT:
-        said.append(_CUT_SHORT[reply.finish_reason])
-    return " · ".join(said)
-
-
-def _as_error(error: BaseException | None) -> LlavaError | None:
-    if error is None or isinstance(error, LlavaError):
-        return error
-    return LlavaError("unexpected", f"{type(error).__name__}: {error}", hint="please report it")

@@ -17,7 +17,8 @@ from llava_cli.errors import LlavaError
 from llava_cli.pictures import LIMITS, Picture, open_picture
 from llava_cli.sanitiser import sanitise
 from llava_cli.settings import DEFAULT_QUESTION, Settings
-from llava_cli.web_chat import View, Visitor, Visitors, Wishes
+from llava_cli.web_answer import View
+from llava_cli.web_chat import Visitor, Visitors, Wishes
 
 _LONGEST_SIDE = 1024
 """Pixels of a picture as the page shows it; the model gets all there are."""

@@ -9,7 +9,8 @@ from markdown_it import MarkdownIt
 from llava_cli import LoadOptions, Sampling, load
 from llava_cli.errors import ModelMissing, UnreadablePicture, UsageError
 from llava_cli.history import History
-from llava_cli.web_chat import Models, Visitors, Wishes, harmless
+from llava_cli.web_answer import harmless
+from llava_cli.web_chat import Models, Visitors, Wishes
 from tests.hostile import HOSTILE
 from tests.questions import OTHER, QUESTION, picture
 
