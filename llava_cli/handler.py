@@ -22,10 +22,20 @@ from llama_cpp.llama_chat_format import Llava15ChatHandler
 
 from llava_cli import engine_log, last_words
 from llava_cli.answer_text import PieceDecoder
+from llava_cli.cells import (
+    Cell,
+    PictureCell,
+    WrittenAnswers,
+    cells_of,
+    opening_of,
+    picture_cells,
+    piece_of,
+    up_to_first_picture,
+)
 from llava_cli.choices import weigh
-from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
+from llava_cli.errors import EngineFailed, Stopped, UsageError
 from llava_cli.gguf_file import repaired_projector
-from llava_cli.odds import token_odds
+from llava_cli.odds import logits_of, require_numbers, token_odds
 from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_unsupported
 from llava_cli.picture_embeddings import PictureEmbeddings
 from llava_cli.pictures import Picture, RememberedPicture
@@ -34,17 +44,9 @@ from llava_cli.prompts import Message, Part, find_layout
 from llava_cli.rates import Amount, Rates
 from llava_cli.reply import Reading
 from llava_cli.settings import Detail, LoadOptions, cache_dir, require_detail
-from llava_cli.timeline import (
-    Cell,
-    KvCache,
-    PictureCell,
-    WrittenAnswers,
-    cells_of,
-    opening_of,
-    piece_of,
-    up_to_first_picture,
-)
+from llava_cli.timeline import KvCache
 from llava_cli.vision import View
+from llava_cli.window import require_room
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,7 +147,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._adopt(llama)
         asked = read_messages(messages)
         prompt = self._read(asked)
-        self._refuse_what_is_no_number()
+        require_numbers(self._llama)
         limit = llama.n_ctx() - len(prompt)
         wanted = limit if max_tokens is None or max_tokens <= 0 else max_tokens
         llama.set_seed(random.randrange(2**32 - 1) if seed is None else seed)
@@ -180,8 +182,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
     def require_room(self, llama: Any, messages: Sequence[Message]) -> None:
         """Raise `ContextTooSmall` if the prompt of `messages` leaves no room for an answer. From any thread."""
         timeline = cells_of(self.layout.render(messages), llama, self._embeddings.view, self._written)
-        if len(timeline) >= llama.n_ctx():
-            raise self._too_long(timeline, llama)
+        require_room(timeline, llama, self.facts)
 
     def embed(self, llama: Any, picture: Picture | RememberedPicture) -> NDArray[np.float32]:
         """Return the image features of `picture` as the language model receives them, float32 `(n_tokens, n_embd)`."""
@@ -213,10 +214,9 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             parts = self.layout.render([*asked, Message("assistant", text)])
             # The model may have written it before, in tokens drawn by chance.
             answers.append(cells_of(parts, llama, view, self._written.without(parts[-1])))
-        if len(longest := max(answers, key=len)) >= llama.n_ctx():
-            raise self._too_long(longest, llama)
+        require_room(max(answers, key=len), llama, self.facts)
         self._read(asked)
-        self._refuse_what_is_no_number()
+        require_numbers(self._llama)
         self._tell("weighing", 0)
         # The first letters of an answer may join what stands before it in one token.
         shared = min(map(self._cache.shared, answers))
@@ -225,7 +225,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             if shared < len(prompt):
                 pictures = {self._embeddings.view(p): p for message in asked for p in message.pictures}
                 self._cache.sync(prompt[:shared], lambda view: self._embeddings.rows(pictures[view]))
-            weights = weigh(self._cache, self._logits(), [answer[shared:] for answer in answers], ends)
+            weights = weigh(self._cache, logits_of(self._llama), [answer[shared:] for answer in answers], ends)
         except RuntimeError as error:
             if self.stopped.is_set():
                 raise Stopped("choices", "stopped while weighing them") from error
@@ -290,10 +290,9 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         llama = self._llama
         parts = self.layout.render(messages)
         timeline = cells_of(parts, llama, self._embeddings.view, self._written)
-        if len(timeline) >= llama.n_ctx():
-            raise self._too_long(timeline, llama)
+        require_room(timeline, llama, self.facts)
         pictures = {self._embeddings.view(p): p for message in messages for p in message.pictures}
-        self.reading = Reading(picture_cells=_picture_cells(timeline))
+        self.reading = Reading(picture_cells=picture_cells(timeline))
         self._recall(timeline)
         self._names.update((p.sha256, p.name) for p in pictures.values())
         held = set(self._cache.cells())
@@ -311,23 +310,6 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         ids: list[int] = llama.input_ids[: llama.n_tokens].tolist()
         return ids
 
-    def _refuse_what_is_no_number(self) -> None:
-        """Raise `EngineFailed` if the logits are not numbers; llama.cpp would draw tokens from them all the same."""
-        import numpy as np
-
-        if not np.isfinite(self._logits()).all():
-            raise EngineFailed(
-                Path(self._llama.model_path).name,
-                "what it answers are not numbers, so the file must be damaged",
-                hint="compare its sha256 with the published one, or download it again",
-            )
-
-    def _logits(self) -> NDArray[np.float32]:
-        """Return the logits behind the last cell that was evaluated, as a view that the next one changes."""
-        import numpy as np
-
-        return np.ctypeslib.as_array(c.llama_get_logits_ith(self._llama.ctx, -1), shape=(self._llama.n_vocab(),))
-
     def _recall(self, timeline: list[Cell]) -> None:
         """Let what is in the KV cache make room, kept on disk, if `timeline` begins otherwise; bring back its own."""
         held, prefix, opening = self._cache.cells(), up_to_first_picture(timeline), opening_of(timeline)
@@ -341,21 +323,6 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             if not self._shelf.restore(prefix, self._cache) and held[: len(opening)] != opening:
                 self._shelf.restore(opening, self._cache)
             self.reading.read_seconds += time.monotonic() - start
-
-    def _too_long(self, timeline: list[Cell], llama: Any) -> ContextTooSmall:
-        taken, window, trained = len(timeline), llama.n_ctx(), llama._model.n_ctx_train()
-        larger = -(-(taken + 512) // 1024) * 1024  # a round number with room for an answer
-        views = [cell.view for cell in timeline if isinstance(cell, PictureCell) and cell.row == 0]
-        quick = taken - sum(view.tokens - self.facts.square_tokens for view in views)
-        hints = [f"a larger window: --context {larger}"] if larger <= trained else []
-        if quick < min(taken, window):
-            hints.append(f"a quick look that leaves {quick} cells: --detail low")
-        return ContextTooSmall(
-            "context",
-            f"the prompt takes {taken} of {window} cells ({_picture_cells(timeline)} of them pictures)"
-            " and leaves no room for an answer",
-            hint=", or ".join(hints) or f"ask with less text or fewer pictures: this model knows {trained} at most",
-        )
 
     def _evaluate(self, timeline: list[Cell], pictures: dict[View, Picture | RememberedPicture]) -> None:
         try:
@@ -388,7 +355,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                 written.append(token)
                 if reading.odds is not None:
                     # What the token was drawn from is there until the next one is evaluated.
-                    reading.odds.append(token_odds(self._logits(), token, top, partial(piece_of, llama=llama)))
+                    reading.odds.append(token_odds(logits_of(self._llama), token, top, partial(piece_of, llama=llama)))
                 yield from decoder.feed(piece_of(token, llama))
                 if decoder.stopped:
                     reading.finish_reason = "stop"
@@ -431,10 +398,6 @@ def _require_grammar(grammar: Any) -> None:
     if not sampler:
         raise UsageError("grammar", "llama.cpp cannot read it", hint="a simpler schema has a simpler grammar")
     c.llama_sampler_free(sampler)
-
-
-def _picture_cells(timeline: Sequence[Cell]) -> int:
-    return sum(isinstance(cell, PictureCell) for cell in timeline)
 
 
 def _keep_at_exit(handler: weakref.ref[LlavaChatHandler]) -> None:

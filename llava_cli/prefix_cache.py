@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_cli.cache_files import CacheFiles, Entry, Key
+from llava_cli.cells import Cell, PictureCell
 from llava_cli.errors import NotEnoughRoom
 from llava_cli.gguf_file import file_identity
 from llava_cli.settings import LoadOptions, cache_dir, data_dir
-from llava_cli.timeline import Cell, KvCache, PictureCell
+from llava_cli.timeline import KvCache
 from llava_cli.vision import FEATURES_VERSION, View
 
 if TYPE_CHECKING:

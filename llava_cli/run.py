@@ -117,7 +117,7 @@ class Run:
         return tally
 
     def _ended_early(self, tally: Tally) -> Tally:
-        """Say that the user has stopped it; raise `ReaderGone` if it was the reader of the answers."""
+        """Say in `tally` that the user has stopped the run; raise `ReaderGone` if it was their reader who left."""
         if self._reader is not None:
             self._reader.require()
         tally.stopped = True

@@ -33,7 +33,7 @@ Detail = Literal["low", "high"]
 def require_detail(detail: object) -> None:
     """Raise `UsageError` unless `detail` is a `Detail`."""
     if detail not in get_args(Detail):
-        raise UsageError("detail", f"must be {' or '.join(get_args(Detail))}, not {detail!r}")
+        raise UsageError("detail", f"must be {' or '.join(get_args(Detail))}, not {detail!r:.80}")
 
 
 Kv = Literal["f16", "q8_0"]
@@ -91,9 +91,9 @@ class LoadOptions:
         _within("ubatch", self.ubatch, 32 if self.ubatch else 0, 2**16)
         _within("cache size", self.cache_size, 0, 2**63 - 1)
         if self.kv not in get_args(Kv):
-            raise UsageError("kv", f"must be {' or '.join(get_args(Kv))}, not {self.kv!r}")
+            raise UsageError("kv", f"must be {' or '.join(get_args(Kv))}, not {self.kv!r:.80}")
         if self.projector_quant not in PROJECTOR_QUANTS:
-            why = f"must be {' or '.join(PROJECTOR_QUANTS)}, not {self.projector_quant}"
+            why = f"must be {' or '.join(PROJECTOR_QUANTS)}, not {self.projector_quant:.80}"
             raise UsageError("projector quant", why, hint="q8_0 takes half the memory")
 
 
@@ -141,7 +141,7 @@ class ChatOptions:
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise UsageError(name, f"must be one of {', '.join(known)}, not {value!r}")
+        raise UsageError(name, f"must be one of {', '.join(known)}, not {value!r:.80}")
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:
@@ -255,7 +255,7 @@ def _from_config() -> dict[str, object]:
         raise UsageError(str(path), f"the config file cannot be read ({error})") from error
     for key in table:
         if key not in _TYPES:
-            raise UsageError(str(path), f"unknown key {key!r}", hint=f"known keys: {', '.join(_TYPES)}")
+            raise UsageError(str(path), f"unknown key {key!r:.80}", hint=f"known keys: {', '.join(_TYPES)}")
     return {key: _convert(value, _TYPES[key], f"{key} in {path}") for key, value in table.items()}
 
 

@@ -7,6 +7,7 @@ import json
 import random
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -51,7 +52,7 @@ def here(*arguments: object, options: tuple[str, ...] = GREEDY, stdin: bytes = b
         redirect_stdout(stdout),
         redirect_stderr(stderr),
     ):
-        code = _run()
+        code = copy_context().run(_run)  # -q is for this command, and not for the next ones
     return code, stdout.getvalue(), stderr.getvalue()
 
 

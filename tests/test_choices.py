@@ -7,6 +7,7 @@ import pytest
 from llava_cli import LoadOptions, load
 from llava_cli.choices import compared, read_choices
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UsageError
+from llava_cli.odds import logits_of
 from tests.processes import SCENE
 from tests.questions import opened
 
@@ -48,7 +49,7 @@ def test_a_choice_is_all_its_tokens_and_the_end_of_the_answer(model):
     total = 0.0
     for at, token in enumerate(tokens):
         handler._cache.sync([*prompt, *tokens[:at]], handler._embeddings._rows.__getitem__)
-        logits = handler._logits().astype(float)
+        logits = logits_of(llama).astype(float)
         total += logits[token] - math.log(sum(math.exp(value) for value in logits))
     assert (len(tokens), pytest.approx(total, abs=1e-3)) == (choice.tokens, choice.log_probability)
 

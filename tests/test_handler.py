@@ -10,11 +10,11 @@ import llama_cpp
 import pytest
 from PIL import Image
 
+from llava_cli.cells import cells_of
 from llava_cli.errors import ContextTooSmall, EngineFailed, Stopped, UnreadablePicture, UsageError
 from llava_cli.handler import LlavaChatHandler
 from llava_cli.openai_shapes import read_messages
 from llava_cli.pictures import Picture, open_picture
-from llava_cli.timeline import cells_of
 from tests.gguf_draft import Draft
 
 PICTURE_CELLS = 16

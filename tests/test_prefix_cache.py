@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from llava_cli import PrefixCache, Sampling, picture_embeddings
+from llava_cli.cells import up_to_first_picture
 from llava_cli.gguf_file import file_identity
 from llava_cli.pictures import Picture
 from llava_cli.settings import data_dir
-from llava_cli.timeline import up_to_first_picture
 from tests.processes import SCENE, files_of, llava
 from tests.questions import ANSWER, GREEDY, OPENING, OTHER, QUESTION, ask, entry, kept, opened, picture, plain, took
 from tests.tiny_model import write_tiny_model, write_tiny_pair, write_tiny_projector

@@ -11,9 +11,9 @@ from typing import Any
 import llama_cpp
 import pytest
 
+from llava_cli.cells import cells_of
 from llava_cli.pictures import Picture
 from llava_cli.prompts import LAYOUTS, Message
-from llava_cli.timeline import cells_of
 from llava_cli.vision import View
 from tests.reference.recipe import write_vocabulary
 

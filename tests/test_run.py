@@ -32,13 +32,13 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(photos, tmp_path_factory):
-    """Ask about all of them in one go, once: the file, and how the process ended."""
+    """Ask about all of them in one go, once: the file, and what `here` returns."""
     out = tmp_path_factory.mktemp("whole") / "out.jsonl"
     with pytest.MonkeyPatch.context() as patch:
         # What `_own_home` does for a test, it does too late for this.
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("LLAVA_THREADS", "1")
-        return out, llava("run", photos, QUESTION, "-o", out, *GREEDY)
+        return out, here(photos, QUESTION, "-o", out)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_every_picture_has_its_line_in_the_order_people_expect(photos, whole):
 
 
 def test_a_bad_picture_is_a_line_with_an_error_and_the_run_ends_with_nine(whole):
-    out, done = whole
+    out, (code, stdout, stderr) = whole
     failed = [line for line in lines(out) if "error" in line]
     assert sorted(f"p{number}.png" for number in broken(COUNT, BAD)) == sorted(
         line["error"]["what"].rpartition("/")[2] for line in failed
@@ -75,8 +75,8 @@ def test_a_bad_picture_is_a_line_with_an_error_and_the_run_ends_with_nine(whole)
         {name: value for name, value in line["error"].items() if name not in ("what", "why")} for line in failed
     ]
     assert COUNT - BAD == sum(bool(line.get("answer")) for line in lines(out))
-    first, second = done.stderr.splitlines()
-    assert (9, "") == (done.returncode, done.stdout)
+    first, second = stderr.splitlines()
+    assert (9, "") == (code, stdout)
     assert (first, second[:6]) == ("llava: run: 3 of 40 have no answer", "hint: ")
 
 

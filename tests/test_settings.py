@@ -39,6 +39,7 @@ def test_without_any_of_them_the_defaults_hold(config, monkeypatch):
         ("cache_size = 'much'", "expected a size such as 2 GiB, not 'much'"),
         ("cache_size = '-1 GB'", "expected a size such as 2 GiB"),
         (f"cache_size = '{'9' * 400} GiB'", "expected a size such as 2 GiB, not '9{79}$"),
+        (f"preview = '{'x' * 900}'", "must be one of auto, .*, not 'x{79}$"),
         (f"context = {'9' * 5000}", "the config file cannot be read"),
         (f"model = {'[' * 5000}", "the config file cannot be read"),
         ("= =", "the config file cannot be read"),

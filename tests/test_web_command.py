@@ -17,8 +17,9 @@ def _gradio(monkeypatch):
 
 
 def refusal(*arguments, kind=UsageError):
+    """Return why `llava web` is not begun; the work is done here, not in a process of its own."""
     with pytest.raises(LlavaError) as caught:
-        app(["web", "-m", "shapes", "--no-browser", "--port", "0", *arguments], standalone_mode=False)
+        app(["web", "-m", "shapes", "--no-browser", "--port", "0", *arguments], standalone_mode=False)()
     assert type(caught.value) is kind
     return caught.value
 
