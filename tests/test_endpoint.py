@@ -256,7 +256,8 @@ def test_ask_answers_and_goes_on_at_the_same_server_without_an_engine(server):
         "from llava_cli.cli import main\nmain()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ["The circle is red.", "loaded: []"] == done.stdout.splitlines()
+    answer, *loaded = done.stdout.splitlines()
+    assert ("The circle is red.", {"loaded: []"}) == (answer, set(loaded))
 
 
 def test_a_chat_has_the_models_of_the_server(server):
@@ -320,3 +321,17 @@ def test_a_run_asks_the_server_and_is_gone_on_with(server, tmp_path):
     count = len(server.asked)
     again = llava("run", SCENE, "What color?", *options)
     assert (0, count, True) == (again.returncode, len(server.asked), "1 were there already" in again.stderr)
+
+
+@pytest.mark.slow
+def test_our_own_server_gives_the_answers_of_the_model_here(tmp_path):
+    from tests.serving import Server
+
+    asked = (SCENE, "What color is the circle?", "-t", "0")
+    with Server(tmp_path, "-m", "shapes") as ours:
+        assert (
+            llava("ask", *asked, "-m", "shapes").stdout
+            == llava("ask", *asked, "--endpoint", ours.url).stdout
+            == "red\n"
+        )
+        assert "3\n" == llava("ask", "-c", "How many shapes are there?").stdout

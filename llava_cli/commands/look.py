@@ -69,10 +69,18 @@ def shown(command: Callable[..., Any]) -> Callable[..., Any]:
         output = Output()
         for fact in _circumstances() if output.verbose else ():
             output.detail(fact)
-        try:
+
+        def timed(work: Callable[[], Any]) -> Any:
+            try:
+                return work()
+            finally:
+                output.detail(f"{time.monotonic() - start:.2f} s in all")
+
+        if not output.verbose:
             return command(**given)
-        finally:
-            output.detail(f"{time.monotonic() - start:.2f} s in all")
+        result = command(**given)
+        # What opens llama.cpp is left to be done, in a process of its own.
+        return functools.partial(timed, result) if callable(result) else timed(lambda: result)
 
     by_keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     run.__signature__ = signature.replace(parameters=[*by_keyword, *added])  # type: ignore[attr-defined]
