@@ -369,7 +369,9 @@ def test_entries_made_under_another_key_are_foreign(tiny_pair, known):
     assert [1, 3] == [len(PrefixCache().pictures()[0:1]), len(kept())]
 
 
-@pytest.mark.parametrize("spoil", [lambda key: key.chmod(0o644), lambda key: key.write_bytes(b"short")], ids=str)
+@pytest.mark.parametrize(
+    "spoil", [lambda key: key.chmod(0o644), lambda key: key.write_bytes(b"short")], ids=["readable", "short"]
+)
 def test_a_key_that_others_could_read_is_replaced(tiny_pair, known, spoil):
     key = data_dir() / "cache.key"
     before = key.read_bytes()
