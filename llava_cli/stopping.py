@@ -51,7 +51,8 @@ class Reader:
         self.has_left = False
         self._forgotten = threading.Event()
         self._on_leaving = on_leaving
-        with suppress(OSError):
+        # Where no thread can be made, the next write finds out, or the engine says what is wrong.
+        with suppress(OSError, RuntimeError):
             if watched and stat.S_ISFIFO(os.fstat(1).st_mode) and hasattr(select, "poll"):
                 threading.Thread(target=self._watch, name="llava watches its reader", daemon=True).start()
 

@@ -32,7 +32,7 @@ def test_nothing_is_written_before_the_answer_is_there(tiny_pair):
         for _ in model.ask(picture(1), QUESTION):
             assert [] == kept()
         assert [] == kept()
-    assert 2 == len(kept())
+    assert 3 == len(kept())
 
 
 def test_an_answer_that_was_stopped_keeps_nobody_waiting_for_its_prefix(tiny_pair):
@@ -59,7 +59,7 @@ def script(pair, *lines):
 
 def test_a_script_that_closes_nothing_keeps_its_picture_too(tiny_pair):
     done = script(tiny_pair, "mine = plain(pair, close=False)")
-    assert ("", 2) == (done.stderr, len(kept()))
+    assert ("", 3) == (done.stderr, len(kept()))
 
 
 def test_two_processes_at_once_leave_one_entry_and_are_both_right(tiny_pair):
@@ -68,7 +68,7 @@ def test_two_processes_at_once_leave_one_entry_and_are_both_right(tiny_pair):
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
     answers = [(process.communicate(timeout=60)[0].decode(), process.returncode) for process in both]
     assert [(expected, 0)] * 2 == answers
-    assert [".embeddings", ".prefix"] == sorted(path.suffix for path in kept())
+    assert [".embeddings", ".opening", ".prefix"] == sorted(path.suffix for path in kept())
 
 
 def test_who_finds_an_entry_being_written_does_nothing(tmp_path):
@@ -94,7 +94,7 @@ def test_a_process_killed_while_writing_leaves_nothing_that_is_used(tiny_pair, b
     )
     assert (-signal.SIGKILL, 1) == (killed.returncode, len(kept(f".*{before}")))
     assert (0, encoded) == took(ask(tiny_pair))
-    assert [".embeddings", ".prefix"] == sorted(path.suffix for path in kept())
+    assert [".embeddings", ".opening", ".prefix"] == sorted(path.suffix for path in kept())
     assert (47, 0) == took(ask(tiny_pair))
 
 
@@ -236,7 +236,7 @@ def test_the_list_is_by_picture_with_size_and_age(tiny_pair):
     for path in kept():
         os.utime(path, (time.time() - 7200,) * 2)
     ask(tiny_pair, about=picture(1))
-    size = sum(path.stat().st_size for path in kept())
+    size = sum(path.stat().st_size for path in kept() if path.suffix != ".opening")
     lines = [line.split("\t") for line in llava("cache").stdout.splitlines()]
     assert ["noise 1.png", "noise 2.png"] == [name for name, _, _ in lines]
     assert size == sum(int(each) for _, each, _ in lines)
@@ -281,4 +281,4 @@ def test_clearing_touches_only_what_the_cache_made(tiny_pair):
 def test_names_on_disk_tell_nothing_about_pictures(tiny_pair):
     ask(tiny_pair)
     sha256 = picture(1).sha256
-    assert [False, False] == [sha256[:12] in path.name for path in kept()]
+    assert [False] * 3 == [sha256[:12] in path.name for path in kept()]
