@@ -35,6 +35,7 @@ from llava_cli.cells import (
 from llava_cli.choices import weigh
 from llava_cli.errors import EngineFailed, Stopped, UsageError
 from llava_cli.gguf_file import repaired_projector
+from llava_cli.loops import is_loop
 from llava_cli.odds import logits_of, require_numbers, token_odds
 from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_unsupported
 from llava_cli.picture_embeddings import PictureEmbeddings
@@ -84,6 +85,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self.on_stage = on_stage
         self.stopped = threading.Event()
         """Set by `stop`, and by Ctrl-C in the middle of llama.cpp; the next question clears it."""
+        self.loop_guard = True
+        """End answers that only repeat themselves."""
         self.reading = Reading()
         self.rates: Rates | None = None
         """Learns how long things take, if there is one."""
@@ -362,6 +365,9 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                     break
                 if reading.answer_tokens >= max_tokens:
                     reading.finish_reason = "context" if max_tokens == room else "length"
+                    break
+                if self.loop_guard and is_loop(written):
+                    reading.finish_reason = "loop"
                     break
         except RuntimeError as error:
             if not self.stopped.is_set():

@@ -245,12 +245,13 @@ class Model:
         """
         from llama_cpp import LlamaGrammar
 
-        settings = {name: value for name, value in vars(sampling).items() if name != "seed"}
+        settings = {name: value for name, value in vars(sampling).items() if name not in ("seed", "loop_guard")}
         settings |= how or {}
         if schema is not None:
             settings["grammar"] = LlamaGrammar.from_string(schema.grammar())
 
         def begin(seed: int) -> tuple[Iterator[str], Reading]:
+            self._handler.loop_guard = sampling.loop_guard
             chunks = self._llama.create_chat_completion(messages=list(messages), stream=True, seed=seed, **settings)
             return _pieces(chunks), self._handler.reading
 

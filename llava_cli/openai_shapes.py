@@ -123,4 +123,4 @@ def _logprobs(odds: Sequence[TokenOdds] | None) -> dict[str, Any] | None:
 
 
 def _reason(ending: Ending) -> str:
-    return "length" if ending.finish_reason in ("length", "context") else "stop"
+    return "length" if ending.finish_reason in ("length", "context", "loop") else "stop"

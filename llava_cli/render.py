@@ -68,8 +68,11 @@ class Output:
 
     # Answers.
 
-    def answer(self, pieces: Iterable[str], *, markdown: bool = True) -> None:
-        """Show an answer as it comes: Markdown on a terminal, plain text in a pipe, one newline at the end."""
+    def answer(self, pieces: Iterable[str], *, markdown: bool = True, raw: bool = False) -> None:
+        """Show an answer as it comes: Markdown on a terminal, plain text in a pipe, one newline at the end.
+
+        `raw`: in a pipe even with what a terminal would obey.
+        """
         if self.rich and markdown:
             stream = MarkdownStream(console_on(sys.stdout), on_first=self.end_stage, moves=self._moves)
             try:
@@ -81,7 +84,7 @@ class Output:
         try:
             for piece in pieces:
                 self._quieten_stage_line()
-                self.write(piece)
+                (self._send if raw else self.write)(piece)
                 written = True
         except EngineFailed:
             # What there is of the answer is a line of its own.

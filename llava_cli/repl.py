@@ -168,6 +168,7 @@ class Repl:
 _CUT_SHORT = {
     "length": "the answer was cut at its longest length; /continue goes on, /set max_tokens allows more",
     "context": "the context window is full, so the answer stops here; /continue makes room and goes on",
+    "loop": "the answer began to repeat itself, so it was ended; /retry draws another",
     "stopped": "stopped; /continue goes on",
     "content_filter": "a filter of the server cut the answer",
 }

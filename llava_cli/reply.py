@@ -30,8 +30,8 @@ class Reading:
     look_seconds: float = 0.0
     read_seconds: float = 0.0
     finish_reason: str = ""
-    """Why the answer ended: `stop`, `length` (max_tokens), `context` (window full) or `stopped` (by the user);
-    or what another server calls its reason, and `failed` if that gave up."""
+    """Why the answer ended: `stop`, `length` (max_tokens), `context` (window full), `loop` (it repeated itself) or
+    `stopped` (by the user); or what another server calls its reason, and `failed` if that gave up."""
     answer_tokens: int = 0
     odds: list[TokenOdds] | None = None
     """How probable each token of the answer was, if that is wanted."""
@@ -135,7 +135,7 @@ class Reply:
 
     @property
     def finish_reason(self) -> str:
-        """Return why it ended: `stop`, `length`, `context` or `stopped`; empty while it is being written."""
+        """Return why it ended: `stop`, `length`, `context`, `loop` or `stopped`; empty while it is being written."""
         return self._reading.finish_reason if self._on_end is None else ""
 
     @property
@@ -211,5 +211,6 @@ def usage_of(reading: Reading, first_token_seconds: float, write_seconds: float)
 _CUT = {
     "length": "it was cut at its longest length, before it satisfied the schema",
     "context": "the context was full before it satisfied the schema",
+    "loop": "it began to repeat itself before it satisfied the schema",
 }
 _MORE = {"length": "-n allows more tokens", "context": "--context makes it larger"}

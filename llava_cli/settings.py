@@ -110,6 +110,8 @@ class Sampling:
     """0: all tokens."""
     min_p: float = 0.0
     repeat_penalty: float = 1.0
+    loop_guard: bool = True
+    """End an answer that has repeated the same few words for 128 tokens."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.temperature) or self.temperature < 0:
@@ -178,7 +180,7 @@ _TYPES: dict[str, type] = {
     "context": int, "detail": str, "threads": int, "ubatch": int, "flash_attention": bool, "repack": bool,
     "kv": str, "memory_check": bool, "projector_quant": str, "cache_size": ByteSize,
     "temperature": float, "max_tokens": int, "seed": int,
-    "top_p": float, "top_k": int, "min_p": float, "repeat_penalty": float,
+    "top_p": float, "top_k": int, "min_p": float, "repeat_penalty": float, "loop_guard": bool,
     "preview": str, "keys": str,
 }  # fmt: skip
 """The keys of the config file; `LLAVA_` and the key in capitals is the variable of the environment."""

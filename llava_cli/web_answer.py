@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _CUT_SHORT = {
     "length": "the answer was cut at its longest length, which the settings can raise",
     "context": "the context is full, so the answer stops here",
+    "loop": "the answer began to repeat itself, so it was ended; retry draws another",
     "stopped": "stopped",
 }
 

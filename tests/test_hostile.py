@@ -1,10 +1,12 @@
 """Facts about what reaches a terminal when answers, file names and metadata want something from it."""
 
 import os
+import shlex
 import sqlite3
 import subprocess
 from contextlib import closing
 
+import pexpect
 import pytest
 
 from llava_cli.errors import LlavaError
@@ -128,3 +130,14 @@ def test_the_name_of_a_picture_in_the_log_is_shown_harmless(tiny_pair):
         terminal.wait("cat")
         terminal.enter("/quit")
         assert (0, False, False) == (terminal.end(), "\u202e" in terminal.raw, "\x1b[31m" in terminal.raw)
+
+
+def test_raw_keeps_what_the_model_wrote_in_a_pipe(capsys):
+    for raw, expected in ((False, "a[31mb\n"), (True, "a\x1b[31mb\n")):
+        Output().answer(["a\x1b", "[31mb"], raw=raw)
+        assert expected == capsys.readouterr().out
+
+
+def test_raw_is_refused_where_a_terminal_would_obey():
+    shown = pexpect.run(shlex.join([*LLAVA, "ask", SCENE, "What?", "-m", "shapes", "--raw"]), timeout=60).decode()
+    assert "llava: --raw: a terminal would obey what the model writes" in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -71,6 +72,7 @@ def ask(
     log: options.Log = None,
     stats: options.Stats = False,
     plain: options.Plain = False,
+    raw: options.Raw = False,
     quiet: options.Quiet = False,
     yes: options.Yes = False,
     model_path: options.ModelPath = None,
@@ -102,6 +104,8 @@ def ask(
 
     llava ask -c "And what is behind it?"
     """
+    if raw and sys.stdout.isatty():
+        raise UsageError("--raw", "a terminal would obey what the model writes", hint="send it into a file or a pipe")
     kept = template_named(template)
     pictures, question = _arguments(arguments or [], go_on, kept.question)
     drawing = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "top_p": top_p}
@@ -153,7 +157,7 @@ def ask(
                 else opened.choose(new, question, possible, system=chosen.system, after=before)
             )
             try:
-                _show(reply, output, as_json=as_json)
+                _show(reply, output, as_json=as_json, raw=raw)
             finally:
                 # What was written is remembered, even if its reader has left.
                 turn = _recorded(reply, opened, question, new, chosen.system, history, past)
@@ -253,7 +257,7 @@ def _last_turns(history: History) -> list[Turn]:
     return turns
 
 
-def _show(reply: Reply | Decision, output: Output, *, as_json: bool) -> None:
+def _show(reply: Reply | Decision, output: Output, *, as_json: bool, raw: bool) -> None:
     """Show an answer, unless it goes into one object: as it comes, but in a pipe not before it satisfies its schema."""
     from llava_cli.reply import Decision
 
@@ -263,7 +267,7 @@ def _show(reply: Reply | Decision, output: Output, *, as_json: bool) -> None:
     elif isinstance(reply, Decision):
         output.answer([f"{reply.best.text} {reply.best.probability:.2f}"], markdown=False)
     elif reply.schema is None:
-        output.answer(reply)
+        output.answer(reply, raw=raw)
     elif output.rich:
         output.answer(reply, markdown=False)
         _ = reply.parsed
@@ -307,5 +311,6 @@ def _exit_code(reply: Reply | Decision, choices: Sequence[str] | None) -> int:
 _CUT_SHORT = {
     "length": "the answer was cut at its longest length; -n allows more tokens",
     "context": "the context is full, so the answer stops here; --context makes it larger",
+    "loop": "the answer began to repeat itself, so it was ended; another --seed may not",
     "content_filter": "a filter of the server cut the answer",
 }

@@ -95,6 +95,14 @@ LOOK = "How it looks"
 """The panel of these, which all commands have (`commands/look.py`)."""
 Plain = Annotated[bool, typer.Option("--plain", help="No Markdown, colours or moving lines.", rich_help_panel=LOOK)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No stages and notes on stderr.", rich_help_panel=LOOK)]
+Raw = Annotated[
+    bool,
+    typer.Option(
+        "--raw",
+        help="Write the answer as the model wrote it, control codes and all; not to a terminal.",
+        rich_help_panel=LOOK,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 Endpoint = Annotated[
