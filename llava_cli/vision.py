@@ -167,7 +167,11 @@ class Tower:
         if not self._context:
             if stopped.is_set():
                 raise Stopped("picture", "stopped while looking at it")
-            raise EngineFailed(projector.name, f"llama.cpp cannot open this projector ({engine_log.last_complaint()})")
+            raise EngineFailed(
+                projector.name,
+                f"llama.cpp cannot open this projector ({engine_log.last_complaint() or 'perhaps memory ran out'})",
+                hint="llava doctor says what a model takes and what there is, llava verify whether files are damaged",
+            )
         self._resources.callback(mtmd_cpp.mtmd_free, self._context)
 
     def __enter__(self) -> Tower:

@@ -39,7 +39,7 @@ def cache(context: typer.Context, as_json: options.Json = False) -> None:
             now = time.time()
             rows = [(picture.name, picture.size, max(0, round(now - picture.used))) for picture in pictures]
             output.table(("picture", "size", "last used"), rows, (str, in_bytes, ago))
-            if openings := disk.openings_size():
+            if output.rich and (openings := disk.openings_size()):
                 output.note(f"and {in_bytes(openings)} for system prompts, which stand in front of every picture")
 
 
