@@ -30,6 +30,8 @@ _WAIT = 1.0
 """Seconds between two tries of a password, whoever makes them."""
 _COOKIE = "llava"
 _NEWS, _JOIN = f"{_API}queue/data", f"{_API}queue/join"
+_ON_ITS_WAY = 0.1
+"""Seconds in which what Gradio has decided arrives: that a page has left, with all that it ordered, or that news end."""
 _PAUSE = 0.3
 """Seconds that the answer to an order stays behind the end of the news. If it came first, Gradio's page would think
 that they still come, and never show what was ordered (seen in 6.31)."""
@@ -117,6 +119,9 @@ class PageGuard:
         async def replay() -> MutableMapping[str, Any]:
             return {"type": "http.request", "body": parts.pop(), "more_body": False} if parts else await receive()
 
+        if scope["path"] == _JOIN:
+            # A page that has just stopped listening counts as one that has left, and its orders are thrown away.
+            await asyncio.sleep(_ON_ITS_WAY)
         await self._app(scope, replay, self._passed_on(scope, send))
 
     def _is_used(self, path: str) -> bool:
@@ -134,6 +139,7 @@ class PageGuard:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", ()), *fields]}
                 if scope["path"] == _JOIN:
+                    await asyncio.sleep(_ON_ITS_WAY)
                     await asyncio.sleep(max(0.0, self._news_ended + _PAUSE - time.monotonic()))
             elif scope["path"] == _NEWS and b'"close_stream"' in message.get("body", b""):
                 self._news_ended = time.monotonic()
