@@ -31,7 +31,7 @@ _WAIT = 1.0
 _COOKIE = "llava"
 _NEWS, _JOIN = f"{_API}queue/data", f"{_API}queue/join"
 _ON_ITS_WAY = 0.1
-"""Seconds in which what Gradio has decided arrives: that a page has left, with all that it ordered, or that news end."""
+"""Seconds in which what Gradio has decided arrives: that a page has left, with all its orders, or that news end."""
 _PAUSE = 0.3
 """Seconds that the answer to an order stays behind the end of the news. If it came first, Gradio's page would think
 that they still come, and never show what was ordered (seen in 6.31)."""
