@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import json
 import secrets
-import time
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -29,12 +28,6 @@ _LONGEST_ORDER = 1_000_000
 _WAIT = 1.0
 """Seconds between two tries of a password, whoever makes them."""
 _COOKIE = "llava"
-_NEWS, _JOIN = f"{_API}queue/data", f"{_API}queue/join"
-_ON_ITS_WAY = 0.1
-"""Seconds in which what Gradio has decided arrives: that a page has left, with all its orders, or that news end."""
-_PAUSE = 0.3
-"""Seconds that the answer to an order stays behind the end of the news. If it came first, Gradio's page would think
-that they still come, and never show what was ordered (seen in 6.31)."""
 
 # The page is its own: nothing in it, and nothing a model writes, makes a browser ask another host.
 _HEADERS = {
@@ -72,7 +65,6 @@ class PageGuard:
         self._session = secrets.token_urlsafe(32)
         """What a browser shows instead of the password, until this process ends."""
         self._one_try = asyncio.Lock()
-        self._news_ended = -_PAUSE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -102,7 +94,7 @@ class PageGuard:
         elif is_post and path != _UPLOAD:
             await self._order(scope, receive, send)
         else:
-            await self._app(scope, receive, self._passed_on(scope, send))
+            await self._app(scope, receive, self._passed_on(send))
 
     async def _order(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what the page asks for, unless it names a file that was not uploaded: Gradio would open any."""
@@ -119,10 +111,7 @@ class PageGuard:
         async def replay() -> MutableMapping[str, Any]:
             return {"type": "http.request", "body": parts.pop(), "more_body": False} if parts else await receive()
 
-        if scope["path"] == _JOIN:
-            # A page that has just stopped listening counts as one that has left, and its orders are thrown away.
-            await asyncio.sleep(_ON_ITS_WAY)
-        await self._app(scope, replay, self._passed_on(scope, send))
+        await self._app(scope, replay, self._passed_on(send))
 
     def _is_used(self, path: str) -> bool:
         if path.startswith(_FILES):
@@ -132,17 +121,12 @@ class PageGuard:
     def _is_uploaded(self, path: object) -> bool:
         return isinstance(path, str) and Path(path).resolve().is_relative_to(self._uploads)
 
-    def _passed_on(self, scope: Scope, send: Send) -> Send:
+    def _passed_on(self, send: Send) -> Send:
         fields = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
 
         async def pass_on(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", ()), *fields]}
-                if scope["path"] == _JOIN:
-                    await asyncio.sleep(_ON_ITS_WAY)
-                    await asyncio.sleep(max(0.0, self._news_ended + _PAUSE - time.monotonic()))
-            elif scope["path"] == _NEWS and b'"close_stream"' in message.get("body", b""):
-                self._news_ended = time.monotonic()
             await send(message)
 
         return pass_on

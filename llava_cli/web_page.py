@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -55,6 +56,10 @@ document.addEventListener("click", (event) => {
 });
 </script>
 """
+
+
+_STAY = 5.0
+"""Seconds between two signs of life."""
 
 
 def examples() -> list[Path]:
@@ -142,6 +147,7 @@ def build(
         picture.upload(page.take, [picture, model], new, preprocess=False, **how)
         samples.click(page.take_example, [samples, model], new, **how)
         blocks.load(page.greet, model, new, **how)
+        blocks.load(page.stay, None, None, **how)
         picture.clear(page.hide, None, seen, **how)
         for asks in (question.submit, retry.click):
             handler, inputs = (page.ask, [question, *wishes]) if asks == question.submit else (page.retry, wishes)
@@ -190,6 +196,15 @@ class _Page:
         if first is not None:
             return self._show(request, model, lambda: first)
         return [None, *self._fields(self._visitor(request).view()), *(gr.skip() for _ in self.kinds), []]
+
+    async def stay(self) -> AsyncIterator[None]:
+        """Always have something to say to a page, so that it never stops listening.
+
+        Gradio's page does when nothing is under way, and what it ordered in that very moment would be lost (6.31).
+        """
+        while True:
+            await asyncio.sleep(_STAY)
+            yield
 
     def hide(self, request: gr.Request) -> list[Any]:
         self._visitor(request).picture = None

@@ -94,7 +94,7 @@ class Page:
         if isinstance(file, bytes):
             file = {"name": name, "mimeType": "image/png", "buffer": file}
         self.tab.locator("#llava-picture input[type=file]").set_input_files(file)
-        self.until(lambda: self.status)
+        self.until(lambda: "×" in self.status or self.tab.locator("#llava-status .error").count())
 
     def type(self, question):
         line = self.tab.locator("#llava-question textarea")

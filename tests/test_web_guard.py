@@ -176,23 +176,3 @@ def test_a_wrong_password_is_said_and_guesses_come_one_by_one(tmp_path, monkeypa
     assert ([401] * 5, 5) == (codes, len(waited))
     assert "That is not it." in log_in(app, "<b>")[2]
     assert "<b>" not in log_in(app, "<b>")[2]
-
-
-def test_what_was_ordered_is_answered_after_the_end_of_older_news(tmp_path, monkeypatch):
-    """Gradio's page forgets to listen if it hears of its order before it hears that the news have ended."""
-    order = []
-
-    async def wait(seconds):
-        order.append(seconds > 0)
-
-    async def news(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b'data: {"msg":"close_stream"}'})
-
-    monkeypatch.setattr(asyncio, "sleep", wait)
-    app = PageGuard(news, Rules(), tmp_path)
-    for path, method in (("/gradio_api/queue/join", "POST"), ("/gradio_api/queue/data", "GET")):
-        ask(app, path, method, b"{}")
-    ask(app, "/gradio_api/queue/join", "POST", b"{}")
-    # Each waits for what may be on its way, before and after, and the second also behind the end that has come.
-    assert [True, True, False, True, True, True] == order
