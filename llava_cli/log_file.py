@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llava_cli import private_files
 from llava_cli.errors import LogUnusable
@@ -72,6 +72,19 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
 """What makes version 1, 2, … of the schema out of the one before. Never change one that was released: add one."""
 
 
+class _Database(sqlite3.Connection):
+    """A connection on which damage is always an error of SQLite's."""
+
+    def execute(self, *statement: Any) -> sqlite3.Cursor:
+        try:
+            return super().execute(*statement)
+        except UnicodeDecodeError:
+            # SQLite's message holds a name from the damaged file, and Python cannot make a string of it.
+            error = sqlite3.DatabaseError("the schema is malformed")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error from None
+
+
 class LogFile:
     """One SQLite file. It is opened for each piece of work, so that threads and long chats share it freely."""
 
@@ -127,7 +140,7 @@ class LogFile:
                 os.fchmod(descriptor, 0o600)
         finally:
             os.close(descriptor)
-        database = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
+        database = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None, factory=_Database)
         try:
             database.row_factory = sqlite3.Row
             # Readers and a writer do not wait for each other, and a killed writer leaves nothing half done.

@@ -189,6 +189,7 @@ def used(history: History) -> Iterator[object]:
     yield lambda: history.remove([1])
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @given(st.deferred(lambda: damaged([whole_log()])))
 @examples(40)
 def test_a_damaged_log_is_read_or_refused_or_set_aside(folder: Path, content: bytes) -> None:

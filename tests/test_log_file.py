@@ -102,6 +102,7 @@ DAMAGES = {
     "header": lambda data: b"SQLite format 4\0" + data[16:],
     "all pages": lambda data: data[:100] + bytes(len(data) - 100),
     "cut": lambda data: data[: len(data) // 2],
+    "a name in its schema": lambda data: data.replace(b"turns_of_chat", b"turns_of_\x80hat", 1),
 }
 
 
