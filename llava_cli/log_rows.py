@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from llava_cli import log_search
+from llava_cli.errors import LogUnusable
 from llava_cli.pictures import RememberedPicture
 from llava_cli.turns import PastChat, Turn
 
@@ -19,6 +22,11 @@ ABOUT = """
         UNION SELECT turns.id FROM turns JOIN about ON turns.before = about.id
     ) SELECT id FROM about"""
 """Turns that showed a picture, and those that followed them."""
+
+Record = TypeVar("Record")
+
+_END_OF_TIME = 1e11
+"""Seconds since the epoch: the year 5138."""
 
 
 def insert(database: sqlite3.Connection, turn: Turn, chat: int | None, after: int | None) -> Turn:
@@ -83,16 +91,22 @@ def _remove_one(database: sqlite3.Connection, number: int) -> int:
 
 
 def turns(database: sqlite3.Connection, where: str, values: Sequence[object], rest: str = "") -> Iterator[Turn]:
-    """Yield the turns that fulfil a condition in SQL, which never contains what a user typed."""
-    for row in database.execute(f"SELECT * FROM turns WHERE {where} {rest}", values).fetchall():
+    """Yield the turns that fulfil a condition in SQL, which never contains what a user typed.
+
+    Raise `LogUnusable` over one of which the database holds something that nobody wrote.
+    """
+    columns = ", ".join(field.name for field in fields(Turn) if field.name not in ("pictures", "thumbnails"))
+    for row in database.execute(f"SELECT {columns} FROM turns WHERE {where} {rest}", values).fetchall():
         shown = database.execute(
             "SELECT sha256, name, width, height, detail, path, frame FROM turn_pictures JOIN pictures USING (sha256)"
             " WHERE turn = ? ORDER BY place",
             (row["id"],),
         )
-        pictures = tuple(RememberedPicture(**{**dict(one), "path": os.fsdecode(one["path"])}) for one in shown)
-        facts = {**dict(row), "parameters": json.loads(row["parameters"]), "usage": json.loads(row["usage"])}
-        yield Turn(**{**facts, "own_files": bool(row["own_files"])}, pictures=pictures)
+        with _told_as_damage(f"turn {row['id']}", f"llava log rm {row['id']}"):
+            pictures = tuple(_made(RememberedPicture, {**dict(one), "path": os.fsdecode(one["path"])}) for one in shown)
+            facts = {**dict(row), "parameters": json.loads(row["parameters"]), "usage": json.loads(row["usage"])}
+            turn = _made(Turn, {**facts, "own_files": bool(row["own_files"]), "pictures": pictures})
+        yield turn
 
 
 def path(database: sqlite3.Connection, last: str, value: object) -> list[Turn]:
@@ -113,18 +127,52 @@ def chats(database: sqlite3.Connection) -> list[PastChat]:
     )
 
     def value(column: str, table: str, number: int) -> Any:
-        return database.execute(f"SELECT {column} FROM {table} WHERE id = ?", (number,)).fetchone()[0]
+        row = database.execute(f"SELECT {column} FROM {table} WHERE id = ?", (number,)).fetchone()
+        return row[0] if row else None
 
-    return [
-        PastChat(
-            id=row["chat"],
-            name=value("name", "chats", row["chat"]),
-            question=value("question", "turns", row["first"]),
-            length=row["length"],
-            used=value("time", "turns", row["newest"]),
-        )
-        for row in rows.fetchall()
-    ]
+    found = []
+    for row in rows.fetchall():
+        with _told_as_damage(f"chat {row['chat']}", f"llava log rm {row['first']}"):
+            chat = {
+                "id": row["chat"],
+                "name": value("name", "chats", row["chat"]),
+                "question": value("question", "turns", row["first"]),
+                "length": row["length"],
+                "used": value("time", "turns", row["newest"]),
+            }
+            found.append(_made(PastChat, chat))
+    return found
+
+
+@contextlib.contextmanager
+def _told_as_damage(what: str, mends: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise LogUnusable("log", f"{what} is damaged", hint=mends) from error
+
+
+def _made(kind: type[Record], values: Mapping[str, object]) -> Record:
+    """Make a record of what a database holds, which keeps no type for itself; raise `ValueError` if one is wrong."""
+    for name, hint in get_type_hints(kind).items():
+        if name in values and not _fits(values[name], hint):
+            raise ValueError(name)
+    return kind(**values)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Tell whether `value` is what a type hint says, as far as those of records go."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is Mapping:
+        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
+    if hint is float:
+        # Every float here is a time; those that no calendar has fail when they are shown.
+        return isinstance(value, float | int) and 0 <= value < _END_OF_TIME
+    return hint is Any or isinstance(value, origin or hint)
 
 
 def clean(text: str) -> str:

@@ -40,7 +40,7 @@ class Turn:
     parameters: Mapping[str, Any]
     """The fields of `LoadOptions` and `Sampling` it was answered with, by name, or `endpoint` and `api_key_env`;
     `schema` or `choices`, if any."""
-    usage: Mapping[str, Any]
+    usage: Mapping[str, float]
     """The fields of `Usage`."""
     pictures: tuple[RememberedPicture, ...] = ()
     """The pictures that were new in this turn."""

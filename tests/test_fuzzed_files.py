@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_cli import registry, settings
+from llava_cli.commands import log
 from llava_cli.config_file import write_setting
 from llava_cli.errors import LlavaError, LogUnusable, ModelUnusable, UnreadablePicture, UsageError
 from llava_cli.history import History
@@ -181,6 +182,7 @@ def whole_log() -> bytes:
 def used(history: History) -> Iterator[object]:
     """Use a log in every way there is."""
     yield lambda: history.find(words="what")
+    yield lambda: [(log._heading(turn), log._details(turn), log._as_json(turn)) for turn in history.find()]
     yield lambda: history.find(picture=picture(1).sha256)
     yield lambda: [history.turns(chat.id) for chat in history.chats()]
     yield lambda: history.turn(2)

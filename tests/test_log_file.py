@@ -132,6 +132,46 @@ def test_a_log_that_another_process_has_replaced_already_stays(history):
     assert ([], []) == (aside(history), history.notes)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "turns SET question = NULL", "turns SET parameters = '{'", "turns SET parameters = '[]'",
+        "turns SET parameters = NULL", "turns SET usage = '{\"look_seconds\": \"x\"}'", "turns SET usage = '3'",
+        "turns SET time = 'x'", "turns SET time = 1e300", "turns SET time = -1", "turns SET seed = x'00'",
+        "turn_pictures SET path = 3", "turn_pictures SET path = NULL", "turn_pictures SET detail = 'x'",
+        "pictures SET width = 'wide'",
+    ],
+)  # fmt: skip
+def test_a_turn_of_which_a_part_is_damaged_can_be_removed(history, change):
+    history.record(a_turn("before"))
+    history.record(a_turn("damaged", pictures=[picture(1)]))
+    with closing(sqlite3.connect(history.path, isolation_level=None)) as database:
+        database.executescript(
+            "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '')"
+        )
+    where = {"turns": "id = 2", "turn_pictures": "turn = 2", "pictures": "TRUE"}[change.split()[0]]
+    with closing(sqlite3.connect(history.path, isolation_level=None)) as database:
+        assert database.execute(f"UPDATE {change} WHERE {where}").rowcount == 1
+    for read in (history.find, history.turn, lambda: history.turns(2)):
+        with pytest.raises(LogUnusable) as caught:
+            read()
+        assert ("turn 2 is damaged", "llava log rm 2") == (caught.value.why, caught.value.hint)
+    history.remove([2])
+    assert ["before"] == [turn.question for turn in history.find()]
+
+
+def test_a_chat_of_which_a_part_is_damaged_can_be_removed(history):
+    history.record(a_turn("before"))
+    history.record(a_turn("damaged"))
+    with closing(sqlite3.connect(history.path, isolation_level=None)) as database:
+        database.execute("UPDATE turns SET time = 'x' WHERE id = 2")
+    with pytest.raises(LogUnusable) as caught:
+        history.chats()
+    assert ("chat 2 is damaged", "llava log rm 2") == (caught.value.why, caught.value.hint)
+    history.remove([2])
+    assert [1] == [chat.id for chat in history.chats()]
+
+
 def test_an_empty_file_is_a_new_log(history):
     history.path.parent.mkdir(parents=True)
     history.path.touch()
