@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 
 from llava_cli.errors import UnreadablePicture
-from llava_cli.pictures import Picture, open_picture
+from llava_cli.pictures import LIMITS, Picture, PictureLimits, open_picture
 
 
-def open_clipboard(*, frame: int = 0, allow_truncated: bool = False) -> Picture:
+def open_clipboard(*, frame: int = 0, allow_truncated: bool = False, limits: PictureLimits = LIMITS) -> Picture:
     """Return the picture, or the one picture file, that was copied; raise `UnreadablePicture` if there is none."""
     from PIL import ImageGrab
 
@@ -20,7 +20,7 @@ def open_clipboard(*, frame: int = 0, allow_truncated: bool = False) -> Picture:
     except (OSError, ValueError, SyntaxError, subprocess.SubprocessError) as error:
         raise UnreadablePicture("clipboard", f"cannot be read ({error})", hint="copy the picture again") from error
     if isinstance(found, list) and len(found) == 1:
-        return open_picture(found[0], frame=frame, allow_truncated=allow_truncated)
+        return open_picture(found[0], frame=frame, allow_truncated=allow_truncated, limits=limits)
     if found is None or isinstance(found, list):
         raise UnreadablePicture("clipboard", "there is no picture on it", hint="copy one picture first")
-    return open_picture(found, name="clipboard")
+    return open_picture(found, name="clipboard", limits=limits)

@@ -26,7 +26,7 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     from PIL import ImageChops
 
     colours, alpha = _colours_and_alpha(_eight_bits(image))
-    picture = _through_profile(colours, image.info.get("icc_profile"))
+    picture = _through_profile(colours, image.info.get("icc_profile"), is_ours=colours is not image)
     if alpha is None:
         return picture, ()
     notes: tuple[str, ...] = ()
@@ -35,6 +35,8 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         if image.format == "BMP":
             return picture, ()
         notes = ("wholly transparent: seen as plain white",)
+    if picture is image:
+        picture = image.copy()
     # In place: at 40 megapixels another sheet would take 160 MB more.
     picture.paste("white", mask=ImageChops.invert(alpha))
     return picture, notes
@@ -46,8 +48,10 @@ def _colours_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | N
         image = image.convert("LA")  # the only way out of this mode
     if image.has_transparency_data:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-        is_grey = image.mode in ("1", "L", "LA")
-        return rgba.getchannel("R") if is_grey else rgba.convert("RGB"), rgba.getchannel("A")
+        alpha = rgba.getchannel("A")
+        if image.mode == "RGB":
+            return image, alpha  # one colour of it is transparent
+        return rgba.getchannel("R") if image.mode in ("1", "L", "LA") else rgba.convert("RGB"), alpha
     if image.mode in ("L", "RGB", "CMYK"):
         return image, None
     return image.convert("L" if image.mode == "1" else "RGB"), None
@@ -104,16 +108,19 @@ def _spread(levels: Any) -> Any:
     return grey
 
 
-def _through_profile(colours: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert an L, RGB or CMYK image to sRGB, through its colour profile if that is sound and fits."""
+def _through_profile(colours: Image.Image, profile: bytes | None, *, is_ours: bool) -> Image.Image:
+    """Convert an L, RGB or CMYK image to sRGB, through its colour profile if that is sound and fits.
+
+    With `is_ours` the image is not needed any more, and may be what is returned.
+    """
     if profile:
         # A broken profile raises nearly anything, and is no reason to refuse the picture.
         with contextlib.suppress(Exception):
-            return _converted(colours, profile)
+            return _converted(colours, profile, is_ours=is_ours)
     return colours if colours.mode == "RGB" else colours.convert("RGB")
 
 
-def _converted(colours: Image.Image, profile: bytes) -> Image.Image:
+def _converted(colours: Image.Image, profile: bytes, *, is_ours: bool) -> Image.Image:
     from PIL import Image, ImageCms
 
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -126,11 +133,11 @@ def _converted(colours: Image.Image, profile: bytes) -> Image.Image:
     flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
     transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", flags=flags)
     if _is_srgb(transform, mode):
-        return colours.convert("RGB")
+        return colours if mode == "RGB" else colours.convert("RGB")
     if mode == "L":
         ramp = transform.apply(Image.frombytes("L", (256, 1), bytes(range(256))))
         return Image.merge("RGB", [colours.point(list(band.tobytes())) for band in ramp.split()])
-    return transform.apply(colours)
+    return transform.apply_in_place(colours) if is_ours and mode == "RGB" else transform.apply(colours)
 
 
 def _is_srgb(transform: Any, mode: str) -> bool:

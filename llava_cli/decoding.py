@@ -17,7 +17,7 @@ from llava_cli.errors import UnreadablePicture
 if TYPE_CHECKING:
     from PIL import Image
 
-SMALLER = "make a smaller copy first: magick FILE -resize 2048x2048 smaller.jpg"
+SMALLER = "make a smaller copy first: magick FILE -resize 2048x2048 smaller.jpg (or allow it: --max-megapixels)"
 AGAIN = "copy or download it again"
 _PARTIAL = f"{AGAIN}, or use the part that is there with --allow-truncated"
 
@@ -26,12 +26,18 @@ _MOST_READS = {"GIF": 1_000_000, "TIFF": 1_000_000}
 _MOST_READS_OF_OTHERS = 300_000
 """Either is about half a second. A GIF of 100 MB takes 800,000, of 255 bytes; a TIFF may consist of tiny tiles."""
 
+_BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 10, "HEIF": 11}
+_BYTES_PER_PIXEL_OF_LATER_FRAMES = {**_BYTES_PER_PIXEL, "GIF": 12, "PNG": 12}
+_BYTES_OF_PROGRAM = 25_000_000
+"""What decoding takes at its peak, measured: so much, twice the file, and two more for a pixel that may be
+transparent. Other formats stay below 500 MB at 40 megapixels and 100 MB of file."""
+
 # Pillow's limits, and the stderr that libtiff writes to, belong to the whole process.
 _one_at_a_time = threading.Lock()
 
 
 def decode(
-    what: str, data: bytes, *, frame: int, allow_truncated: bool, max_pixels: int
+    what: str, data: bytes, *, frame: int, allow_truncated: bool, max_pixels: int, max_memory: int
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """Decode a picture file to an upright RGB image, with notes worth saying once; errors call it `what`."""
     kind = sniffing.picture_format(data)
@@ -42,7 +48,7 @@ def decode(
     failure: Exception | None = None
     for attempt, lenient in _attempts(kind, data, max_pixels, allow_truncated):
         try:
-            image, notes = _decode(what, kind, attempt, frame, max_pixels, lenient)
+            image, notes = _decode(what, kind, attempt, frame, max_pixels, max_memory, lenient)
         except UnreadablePicture:
             raise
         except Exception as error:  # noqa: BLE001 - decoders raise whatever a broken file makes of them
@@ -60,7 +66,8 @@ def upright(what: str, image: Image.Image, *, max_pixels: int) -> tuple[Image.Im
     try:
         with _pillow(kind, max_pixels, lenient=False):
             _require_size(what, image.size, max_pixels)
-            return _upright(image)
+            picture, orientation, notes = _flattened(image)
+            return _turned(picture, orientation), notes
     except UnreadablePicture:
         raise
     except Exception as error:
@@ -127,7 +134,7 @@ def _jpeg_pixels(data: bytes, max_pixels: int) -> bytes:
 
 
 def _decode(
-    what: str, kind: str, data: bytes, frame: int, max_pixels: int, lenient: bool
+    what: str, kind: str, data: bytes, frame: int, max_pixels: int, max_memory: int, lenient: bool
 ) -> tuple[Image.Image, tuple[str, ...]]:
     from PIL import Image
 
@@ -141,8 +148,13 @@ def _decode(
                     raise EOFError("truncated before its last scan")
                 notes += _reduce(image, max_pixels)
                 _require_size(what, image.size, max_pixels)
+                _require_memory(what, kind, image, frame, len(data), max_memory)
                 colours.correct_transparent_key(image)
-                picture, more = _upright(image)
+                picture, orientation, more = _flattened(image)
+                # Without what its decoder holds, which is several times as much.
+                picture = picture.copy() if picture is image else picture
+            del image
+            picture = _turned(picture, orientation)
         except Image.DecompressionBombError as error:
             pixels = re.search(r"\d+", str(error))
             raise _too_large(what, int(pixels[0]) if pixels else 0, max_pixels) from error
@@ -235,13 +247,24 @@ def _require_size(what: str, size: tuple[int, int], max_pixels: int) -> None:
         raise _too_large(what, size[0] * size[1], max_pixels)
 
 
+def _require_memory(what: str, kind: str, image: Image.Image, frame: int, size: int, max_memory: int) -> None:
+    table = _BYTES_PER_PIXEL_OF_LATER_FRAMES if frame else _BYTES_PER_PIXEL
+    if kind not in table:
+        return
+    pixels = image.width * image.height
+    memory = _BYTES_OF_PROGRAM + pixels * (table[kind] + 2 * (image.mode == "RGBA")) + 2 * size
+    if memory > max_memory:
+        takes = f"decoding {pixels:,} pixels of this {kind} takes {memory // 1_000_000:,} MB of memory"
+        raise UnreadablePicture(what, f"too large: {takes} (at most {max_memory // 1_000_000:,})", hint=SMALLER)
+
+
 def _too_large(what: str, pixels: int, most: int) -> UnreadablePicture:
     return UnreadablePicture(what, f"too large: {pixels:,} pixels (at most {most:,})", hint=SMALLER)
 
 
-def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+def _flattened(image: Image.Image) -> tuple[Image.Image, int, tuple[str, ...]]:
+    """Return the picture as it lies in the file, its EXIF orientation, and notes."""
     from PIL import ExifTags
-    from PIL.Image import Transpose
 
     image.load()
     orientation = 1
@@ -249,6 +272,12 @@ def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     with contextlib.suppress(Exception):
         orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     picture, notes = colours.to_srgb(image)
+    return picture, orientation, notes
+
+
+def _turned(picture: Image.Image, orientation: int) -> Image.Image:
+    from PIL.Image import Transpose
+
     turn = {
         2: Transpose.FLIP_LEFT_RIGHT,
         3: Transpose.ROTATE_180,
@@ -258,7 +287,7 @@ def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }.get(orientation)
-    return picture if turn is None else picture.transpose(turn), notes
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _explained(

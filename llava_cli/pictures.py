@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import stat
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,16 @@ class PictureLimits:
 
     max_pixels: int = 40_000_000
     max_bytes: int = 100_000_000
+    max_memory: int = 500_000_000
+    """What a process that only decodes it may take, about: in a few formats, fewer pixels than `max_pixels` do."""
+
+    @classmethod
+    def up_to(cls, megapixels: int) -> PictureLimits:
+        """Allow as many, whatever memory they take; 0 is the default."""
+        if not megapixels:
+            return cls()
+        pixels = megapixels * 1_000_000
+        return cls(pixels, max(cls.max_bytes, 4 * pixels), sys.maxsize)
 
 
 LIMITS = PictureLimits()
@@ -110,9 +121,14 @@ class RememberedPicture:
         if not self.path:
             raise self._forgotten("it came from no file")
         try:
-            # A cut file may have been allowed then; the hash tells whether it is what was seen.
+            # A cut file, or a large one, may have been allowed then; the hash tells whether it is what was seen.
             picture = open_picture(
-                self.path, name=self.name, frame=self.frame, allow_truncated=True, detail=self.detail
+                self.path,
+                name=self.name,
+                frame=self.frame,
+                allow_truncated=True,
+                limits=PictureLimits.up_to(max(LIMITS.max_pixels, self.width * self.height + 999_999) // 1_000_000),
+                detail=self.detail,
             )
         except UnreadablePicture as error:
             raise self._forgotten(f"{shown(self.path)}: {error.why}") from error
@@ -157,7 +173,12 @@ def open_picture(
         what = shown("picture" if name is None else name)
         return _picture(what, *decoding.upright(what, source, max_pixels=limits.max_pixels), detail)
     image, notes = decoding.decode(
-        what, data, frame=frame, allow_truncated=allow_truncated, max_pixels=limits.max_pixels
+        what,
+        data,
+        frame=frame,
+        allow_truncated=allow_truncated,
+        max_pixels=limits.max_pixels,
+        max_memory=limits.max_memory,
     )
     return dataclasses.replace(_picture(what, image, notes, detail), path=place, frame=frame)
 

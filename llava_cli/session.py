@@ -10,7 +10,7 @@ from llava_cli.chat import Chat
 from llava_cli.errors import LlavaError, UsageError
 from llava_cli.journal import Journal
 from llava_cli.opening import Opening
-from llava_cli.pictures import Picture, RememberedPicture
+from llava_cli.pictures import LIMITS, Picture, PictureLimits, RememberedPicture
 from llava_cli.places import Place
 from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import Sampling
@@ -33,11 +33,14 @@ class Session:
         sampling: Sampling,
         journal: Journal,
         system: str | None = None,
+        limits: PictureLimits = LIMITS,
     ) -> None:
         self.place = place
         self.model_name = name
         self.sampling = sampling
         self.journal = journal
+        self.limits = limits
+        """Of pictures that are opened."""
         self.staged: list[Picture | RememberedPicture] = []
         """Pictures that wait for the next question."""
         self.last: Reply | None = None
@@ -115,7 +118,7 @@ class Session:
 
     def stage(self, source: str | Picture) -> Picture:
         """Open a picture for the next question, and let the model begin to look at it; nothing is sent."""
-        picture = open_source(source) if isinstance(source, str) else source
+        picture = open_source(source, limits=self.limits) if isinstance(source, str) else source
         self.staged.append(picture)
         if not self.is_loading and not self.has_failed:
             self.model.prepare(picture)

@@ -167,16 +167,22 @@ class Settings:
     """The address of an OpenAI-compatible server that answers instead of this computer; empty: none."""
     api_key_env: str = ""
     """The variable of the environment that holds the key for it; a key itself is never written down."""
+    max_megapixels: int = 0
+    """The largest picture that is decoded, in millions of pixels; 0: 40, and what 500 MB of memory decode."""
     load: LoadOptions = field(default_factory=LoadOptions)
     sampling: Sampling = field(default_factory=Sampling)
     chat: ChatOptions = field(default_factory=ChatOptions)
 
+    def __post_init__(self) -> None:
+        _within("max megapixels", self.max_megapixels, 0, 1000)
 
-_TOP = ("model", "system", "log", "endpoint", "api_key_env")
+
+_TOP = ("model", "system", "log", "endpoint", "api_key_env", "max_megapixels")
 """The keys that are fields of `Settings` itself."""
 
 _TYPES: dict[str, type] = {
     "model": str, "system": str, "log": bool, "endpoint": str, "api_key_env": str,
+    "max_megapixels": int,
     "context": int, "detail": str, "threads": int, "ubatch": int, "flash_attention": bool, "repack": bool,
     "kv": str, "memory_check": bool, "projector_quant": str, "cache_size": ByteSize,
     "temperature": float, "max_tokens": int, "seed": int,

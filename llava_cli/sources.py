@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llava_cli.errors import UsageError
 from llava_cli.fetching import fetch, is_address, public_name
-from llava_cli.pictures import Picture, open_data_url, open_picture
+from llava_cli.pictures import LIMITS, Picture, PictureLimits, open_data_url, open_picture
 
 
 def names_picture(text: str) -> bool:
@@ -32,21 +32,26 @@ def _taken() -> bytes:
 
 
 def open_source(
-    source: str, *, stdin: Callable[[], bytes] = _taken, frame: int = 0, allow_truncated: bool = False
+    source: str,
+    *,
+    stdin: Callable[[], bytes] = _taken,
+    frame: int = 0,
+    allow_truncated: bool = False,
+    limits: PictureLimits = LIMITS,
 ) -> Picture:
     """Open the picture that `source` names; `stdin` gives the bytes when that is `-`.
 
     Raise `UnreadablePicture` when it is none. A file called like one of the other ways is `./clip:` or `./-`.
     """
     if source == "-":
-        return open_picture(stdin(), name="stdin", frame=frame, allow_truncated=allow_truncated)
+        return open_picture(stdin(), name="stdin", frame=frame, allow_truncated=allow_truncated, limits=limits)
     if source == "clip:":
         from llava_cli.clipboard import open_clipboard
 
-        return open_clipboard(frame=frame, allow_truncated=allow_truncated)
+        return open_clipboard(frame=frame, allow_truncated=allow_truncated, limits=limits)
     if source[:5].lower() == "data:":
-        return open_data_url(source, frame=frame, allow_truncated=allow_truncated)
+        return open_data_url(source, frame=frame, allow_truncated=allow_truncated, limits=limits)
     if is_address(source):
         name = public_name(source)
-        return open_picture(fetch(source), name=name, frame=frame, allow_truncated=allow_truncated)
-    return open_picture(source, frame=frame, allow_truncated=allow_truncated)
+        return open_picture(fetch(source), name=name, frame=frame, allow_truncated=allow_truncated, limits=limits)
+    return open_picture(source, frame=frame, allow_truncated=allow_truncated, limits=limits)

@@ -15,7 +15,7 @@ import fastapi
 import gradio as gr
 
 from llava_cli.errors import LlavaError
-from llava_cli.pictures import LIMITS, Picture, open_picture
+from llava_cli.pictures import LIMITS, Picture, PictureLimits, open_picture
 from llava_cli.sanitiser import sanitise
 from llava_cli.settings import DEFAULT_QUESTION, Settings
 from llava_cli.web_answer import View
@@ -70,14 +70,20 @@ def examples() -> list[Path]:
 
 
 def build(
-    visitors: Visitors, uploads: Path, chosen: Settings, first: Picture | None, *, allow_truncated: bool = False
+    visitors: Visitors,
+    uploads: Path,
+    chosen: Settings,
+    first: Picture | None,
+    *,
+    allow_truncated: bool = False,
+    limits: PictureLimits = LIMITS,
 ) -> Any:
     """Make the page; return it as an ASGI application.
 
     `uploads` is where the files of visitors are, `first` the picture they find there. With `allow_truncated` what is
-    there of a cut file is used.
+    there of a cut file is used. `limits` are those of all pictures.
     """
-    page = _Page(visitors, uploads, first, allow_truncated=allow_truncated)
+    page = _Page(visitors, uploads, first, allow_truncated=allow_truncated, limits=limits)
     theme = gr.themes.Soft(
         primary_hue="teal", neutral_hue="slate",
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"],
@@ -161,7 +167,7 @@ def build(
     return gr.mount_gradio_app(
         fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None), blocks, "/",
         theme=theme, css=_CSS, head=_HEAD, footer_links=[], run_history=False, show_error=True,
-        max_file_size=LIMITS.max_bytes, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False,
+        max_file_size=limits.max_bytes, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False,
     )  # fmt: skip
 
 
@@ -171,9 +177,10 @@ class _Page:
     kinds: ClassVar = {"md": "Markdown", "json": "JSON"}
     """The ways in which a conversation can be kept."""
 
-    def __init__(self, visitors: Visitors, uploads: Path, first: Picture | None, *, allow_truncated: bool) -> None:
+    def __init__(self, visitors: Visitors, uploads: Path, first: Picture | None, **how: Any) -> None:
+        """Make it; `how` is how uploads are opened."""
         self._visitors, self._uploads, self._first = visitors, uploads, first
-        self._allow_truncated = allow_truncated
+        self._how = how
 
     # The picture.
 
@@ -183,7 +190,7 @@ class _Page:
         def opened() -> Picture:
             # Its bytes, so that nobody looks for the file later, when it is gone.
             data = Path(upload["path"]).read_bytes()
-            return open_picture(data, name=name, allow_truncated=self._allow_truncated)
+            return open_picture(data, name=name, **self._how)
 
         return self._show(request, model, opened)
 

@@ -5,7 +5,7 @@
 A fault is a crash, a traceback, a hang, a word on the terminal, more than 2 seconds of CPU time or more than 500 MB.
 Each is one line, with the file; then follows how many were opened, and why the others were refused. Exit code 1 if
 there was a fault. `--all` shows every file as a line of JSON, `--part` takes what is there of cut files, `--expect
-N` makes fewer than N files a fault (of the one who named the directory).
+N` makes fewer than N files a fault (of the one who named the directory); it is 1 if not given.
 """
 
 from __future__ import annotations
@@ -147,6 +147,7 @@ def main() -> int:
     options.add_argument("directory", type=Path)
     options.add_argument("--all", action="store_true")
     options.add_argument("--part", action="store_true")
+    options.add_argument("--expect", type=int, default=1)
     chosen = options.parse_args()
     why: Counter[str] = Counter()
     faults, slowest, largest = 0, 0.0, 0.0
@@ -161,6 +162,9 @@ def main() -> int:
     print(f"{why.total()} files, {faults} faults, at most {slowest:.2f} s and {largest:.0f} MB", file=sys.stderr)
     for reason, count in why.most_common():
         print(f"{count:6}  {reason}", file=sys.stderr)
+    if why.total() < chosen.expect:
+        print(f"fewer than {chosen.expect} files: is it the right directory?", file=sys.stderr)
+        faults += 1
     return 1 if faults else 0
 
 

@@ -122,6 +122,18 @@ def test_a_mistake_is_said_in_words_and_as_json(here, arguments):
     assert "" == here("ask", *arguments, "-m", "shapes").stdout
 
 
+@pytest.mark.parametrize(("command", "code"), [("ask", 3), ("run", 9)])
+def test_how_large_a_picture_may_be_is_for_the_user_to_say(here, folder, tiny_pair, command, code):
+    from PIL import Image
+
+    Image.new("L", (1100, 1000)).save("large.png")
+    how = (command, "large.png", "What?", "-q", "-n", "2", *files_of(tiny_pair))
+    done = here(*how, "--max-megapixels", "1")
+    assert (code, True) == (done.returncode, "too large: 1,100,000 pixels" in done.stdout + done.stderr)
+    assert 2 == here(*how, "--max-megapixels", "1001").returncode
+    assert 0 == here(*how, "--max-megapixels", "2").returncode
+
+
 def test_other_errors_are_json_too_and_keep_their_exit_codes(here, folder):
     for code, arguments in ((3, ["missing.png", "What?"]), (4, ["scene.png", "What?", "-m", "nonsense"])):
         done = here("ask", *arguments, "--json")

@@ -1,6 +1,7 @@
 """Facts about `llava chat` without a terminal: a script of lines."""
 
 import pytest
+from PIL import Image
 
 from tests.processes import SCENE, llava
 
@@ -27,6 +28,14 @@ def test_a_script_ends_at_its_first_error(code, line):
     done = script(line, "What color is the circle?")
     assert (code, "") == (done.returncode, done.stdout)
     assert "hint:" in done.stderr
+
+
+def test_how_large_a_picture_may_be_is_for_the_user_to_say(tmp_path):
+    Image.new("L", (1100, 1000)).save(tmp_path / "large.png")
+    for allowed, code in (("1", 3), ("2", 0)):
+        how = (*SHAPES, "--max-megapixels", allowed)
+        assert code == script(f"/image {tmp_path}/large.png", arguments=how).returncode
+        assert code == script(arguments=(*how, f"{tmp_path}/large.png")).returncode
 
 
 def test_a_chat_without_a_picture_says_so_once():

@@ -221,6 +221,21 @@ def test_a_jpeg_that_stays_too_large_is_refused(options: dict[str, Any], most: i
     assert refusal(encoded(noise(), "JPEG", **options), limits=PictureLimits(max_pixels=most)) == (why, SMALLER)
 
 
+def test_what_takes_more_memory_than_allowed_is_refused_before_it_is_decoded() -> None:
+    limits = PictureLimits(max_memory=26_000_000)
+    assert refusal(encoded(Image.new("RGB", (400, 200)), "WEBP"), limits=limits) == (
+        "too large: decoding 80,000 pixels of this WEBP takes 26 MB of memory (at most 26)", SMALLER,
+    )  # fmt: skip
+    clear = [Image.new("RGBA", (300, 200), colour) for colour in ("#ff000080", "#0000ff80")]
+    for kind, per_pixel, frame in (("WEBP", 18, 0), ("AVIF", 12, 0), ("PNG", 14, 1)):
+        file = encoded(clear[0], kind, save_all=True, append_images=clear[1:])
+        exact = 25_000_000 + 60_000 * per_pixel + 2 * len(file)
+        assert open_picture(file, frame=frame, limits=PictureLimits(max_memory=exact)).width == 300
+        assert "takes 2" in refusal(file, frame=frame, limits=PictureLimits(max_memory=exact - 1))[0]
+    assert open_picture(file, limits=limits).width == 300
+    assert open_picture(encoded(clear[0], "WEBP"), limits=PictureLimits.up_to(1)).width == 300
+
+
 def test_an_image_without_pixels_is_refused() -> None:
     assert refusal(Image.new("RGB", (0, 5))) == ("has no pixels", "give another picture")
 
@@ -228,6 +243,19 @@ def test_an_image_without_pixels_is_refused() -> None:
 def test_an_image_of_the_caller_is_left_as_it_was() -> None:
     image = Image.open(io.BytesIO(encoded(drawings.patches(), "JPEG", exif=drawings.exif(6), quality=95)))
     assert (open_picture(image).width, image.size, image.getexif()[0x112]) == (32, (48, 32), 6)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_the_pixels_of_the_caller_are_left_as_they_were(mode: str) -> None:
+    image = noise().convert(mode)
+    image.putpixel((0, 0), (1, 2, 3, 0)[: len(mode)])
+    image.info = {"icc_profile": drawings.icc_display_p3(), **({"transparency": (1, 2, 3)} if mode == "RGB" else {})}
+    before = image.tobytes()
+    picture = open_picture(image)
+    assert (before, b"\xff\xff\xff") == (image.tobytes(), picture.rgb[:3])
+    del image.info["icc_profile"]
+    assert picture.rgb != open_picture(image).rgb
+    assert before == image.tobytes()
 
 
 def test_heic_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

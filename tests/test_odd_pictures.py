@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from llava_cli.errors import UnreadablePicture
 from llava_cli.pictures import open_picture
+from tests import drawings
 from tests.corpus import CPU_SECONDS, MEGABYTES
 from tests.odd_pictures import GROUPS, Odd, drawn, write
 from tests.processes import ROOT
@@ -55,6 +58,41 @@ def test_no_odd_picture_takes_long_or_much_memory_or_says_a_word(tmp_path: Path)
         name: one["exit_code"] for name, one in outcomes.items()
     }
     assert (2.0, 500.0) == (CPU_SECONDS, MEGABYTES)
+
+
+def largest(directory: Path) -> int:
+    """Write the largest pictures there may be of each kind, in the forms that take most memory; return how many."""
+    size, turned = (8000, 5000), {"exif": drawings.exif(6), "icc_profile": drawings.icc_display_p3()}
+    base = Image.linear_gradient("L").resize(size)
+    rgb = Image.merge("RGB", (base, base.transpose(Image.Transpose.ROTATE_180), base))
+    grey = Image.frombytes("I;16", size, bytes(range(250)) * (size[0] * size[1] * 2 // 250))
+    few = rgb.resize((6000, 4800))
+    files: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "turned.jpg": (rgb, turned), "four.jpg": (rgb.convert("CMYK"), {}), "turned.png": (rgb, turned),
+        "clear.png": (rgb.convert("RGBA"), turned), "grey.png": (base.convert("LA"), {}), "deep.png": (grey, {}),
+        "key.png": (rgb, {"transparency": (0, 0, 0)}), "palette.png": (rgb.quantize(9), {"transparency": b"\0\x80"}),
+        "still.gif": (rgb.quantize(9), {}), "moving.png": (base, {"save_all": True, "append_images": [base]}),
+        "deep.tif": (grey, {"compression": "tiff_adobe_deflate"}), "tiles.tif": (rgb, {"compression": "jpeg"}),
+        "bits.tif": (rgb.convert("1"), {"compression": "group4"}), "plain.ppm": (few, {}),
+        "turned.webp": (few, {"method": 0, **turned}),
+        "plain.webp": (few.resize((5500, 4800)), {"method": 0, "lossless": True}),
+        "clear.webp": (few.resize((6000, 4300)).convert("RGBA"), {"method": 0}),
+        "turned.avif": (rgb, {"speed": 10, **turned}), "clear.avif": (few.convert("RGBA"), {"speed": 10}),
+    }  # fmt: skip
+    for name, (image, options) in files.items():
+        # For a PNG: what it is compressed with makes no difference to its reader.
+        image.save(directory / name, **{"compress_level": 1, **options})
+    return len(files)
+
+
+@pytest.mark.faults
+def test_the_largest_pictures_stay_within_the_memory_that_is_promised(tmp_path: Path) -> None:
+    count = largest(tmp_path)
+    command = [sys.executable, "-m", "tests.corpus", "--all", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [0] * count == [one["exit_code"] for one in outcomes]
+    assert {} == {one["file"]: one["megabytes"] for one in outcomes if one["megabytes"] > MEGABYTES}
 
 
 _ASKED = """

@@ -13,9 +13,10 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 import pytest
+from PIL import Image
 
 from llava_cli.errors import UnreadablePicture
-from llava_cli.pictures import LIMITS, Picture, PictureLimits, open_data_url, open_picture, shown
+from llava_cli.pictures import LIMITS, Picture, PictureLimits, RememberedPicture, open_data_url, open_picture, shown
 from tests import drawings
 from tests.drawings import encoded, noise, tiff, tiff_size
 from tests.odd_refused import AGAIN, ITSELF, PARTIAL, TEXT
@@ -223,6 +224,14 @@ def test_as_many_bytes_as_allowed_are_not_too_many(here: Path) -> None:
     assert open_picture("cat.png", limits=exact).rgb == RGB
     why = f"too large: {len(PNG):,} bytes (at most {len(PNG) - 1:,})"
     assert refusal("cat.png", limits=one_less)[1] == refusal(PNG, limits=one_less)[1] == why
+
+
+def test_a_picture_that_was_allowed_to_be_large_is_found_again(here: Path) -> None:
+    Image.new("L", (41_000, 1000)).save("large.png")
+    assert refusal("large.png")[1] == "too large: 41,000,000 pixels (at most 40,000,000)"
+    picture = open_picture("large.png", limits=PictureLimits.up_to(41))
+    known = RememberedPicture(picture.sha256, "large.png", 41_000, 1000, path=str(Path("large.png").absolute()))
+    assert picture.sha256 == known.open().sha256
 
 
 def test_a_file_that_grows_while_it_is_read_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -83,6 +83,7 @@ def ask(
     detail: options.Detail = None,
     frame: options.Frame = 0,
     allow_truncated: options.AllowTruncated = False,
+    max_megapixels: options.MaxMegapixels = None,
     context: options.Context = None,
     threads: options.Threads = None,
     ubatch: options.Ubatch = None,
@@ -113,13 +114,16 @@ def ask(
     flags = {
         **drawing, "model": model, "system": system, "detail": detail, "context": context, "threads": threads,
         "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
-        "memory_check": memory_check, "log": log,
+        "memory_check": memory_check, "log": log, "max_megapixels": max_megapixels,
         "endpoint": endpoint, "api_key_env": api_key_env,
     }  # fmt: skip
     chosen = settings.resolve(kept.settings() | {key: value for key, value in flags.items() if value is not None})
     options.check_endpoint(chosen, typed)
     with Output(plain=plain, quiet=quiet) as output:
-        seen = _opened(pictures, crop, show_input, frame=frame, allow_truncated=allow_truncated)
+        seen = _opened(
+            pictures, crop, show_input, frame=frame, allow_truncated=allow_truncated,
+            limits=options.picture_limits(chosen),
+        )  # fmt: skip
         for note in (f"{one.name}: {note}" for one in seen for note in one.notes):
             output.note(note)
 
@@ -223,9 +227,7 @@ def answer_shape(
     return None if kept.schema is None else AnswerSchema(kept.schema), kept.choices
 
 
-def _opened(
-    sources: Sequence[str], crop: str | None, show_input: Path | None, *, frame: int, allow_truncated: bool
-) -> list[Picture]:
+def _opened(sources: Sequence[str], crop: str | None, show_input: Path | None, **how: Any) -> list[Picture]:
     """Open all pictures before anything is loaded, and cut out what is to be shown of them."""
     from llava_cli.crops import read_crop
     from llava_cli.sheets import require_writable
@@ -235,9 +237,7 @@ def _opened(
     seen = []
     for source in sources:
         try:
-            picture = open_source(
-                source, stdin=partial(read_stdin, "picture"), frame=frame, allow_truncated=allow_truncated
-            )
+            picture = open_source(source, stdin=partial(read_stdin, "picture"), **how)
         except UnreadablePicture as error:
             if len(sources) > 1 and source != "-" and not names_picture(source) and "did you mean" not in error.hint:
                 hint = 'pictures come first, then the question, in quotes: llava ask photo.jpg "What is it?"'

@@ -55,6 +55,7 @@ def chat(
     projector_path: options.ProjectorPath = None,
     prompt_layout: options.PromptLayout = None,
     detail: options.Detail = None,
+    max_megapixels: options.MaxMegapixels = None,
     context: options.Context = None,
     threads: options.Threads = None,
     ubatch: options.Ubatch = None,
@@ -77,7 +78,7 @@ def chat(
             "model": model, "system": system, "temperature": temperature, "max_tokens": max_tokens,
             "seed": seed, "top_p": top_p, "detail": detail, "context": context, "threads": threads,
             "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
-            "memory_check": memory_check,
+            "memory_check": memory_check, "max_megapixels": max_megapixels,
             "log": log, "preview": None if preview else "off",
             "endpoint": endpoint, "api_key_env": api_key_env,
         }
@@ -92,7 +93,8 @@ def chat(
         from llava_cli.session import Session
         from llava_cli.sources import open_source
 
-        seen = [open_source(source) for source in pictures or []]
+        limits = options.picture_limits(chosen)
+        seen = [open_source(source, limits=limits) for source in pictures or []]
         history = History(recording=chosen.log)
         past = history.last_chat() if go_on else history.named(name) if name else None
         if go_on and past is None:
@@ -104,7 +106,10 @@ def chat(
         )
         # It may be missing: that is said before the greeting, not after it.
         place.require(named)
-        session = Session(place, named, sampling=chosen.sampling, journal=Journal(history, name), system=chosen.system)
+        session = Session(
+            place, named,
+            sampling=chosen.sampling, journal=Journal(history, name), system=chosen.system, limits=limits,
+        )  # fmt: skip
         if past is not None:
             session.resume(past)
             session.chat.system = session.chat.system if system is None else system

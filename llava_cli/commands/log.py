@@ -67,7 +67,7 @@ def log(
         if picture is not None:
             from llava_cli.pictures import open_picture
 
-            sha256 = open_picture(picture).sha256
+            sha256 = open_picture(picture, limits=options.picture_limits(settings.resolve({}))).sha256
         turns = history.find(words=words, picture=sha256, limit=count or -1)
         if not turns:
             output.note("nothing was found" if words or picture else "nothing was asked yet")

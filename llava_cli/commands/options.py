@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llava_cli import settings
 from llava_cli.commands.completion import any_files, model_names, template_names
 from llava_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from llava_cli.pictures import PictureLimits
 
 _LOAD, _SAMPLING = settings.LoadOptions(), settings.Sampling()
 
@@ -169,6 +172,15 @@ ShowInput = Annotated[
     ),
 ]
 Frame = Annotated[int, typer.Option(help="Which frame or page of an animation, from 0.", rich_help_panel="Picture")]
+MaxMegapixels = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Decode pictures of up to so many megapixels.",
+        show_default="40, and what 500 MB of memory decode",
+        rich_help_panel="Picture",
+    ),
+]
 AllowTruncated = Annotated[
     bool, typer.Option("--allow-truncated", help="Use what is there of a cut file.", rich_help_panel="Picture")
 ]
@@ -228,6 +240,13 @@ def own_files(model_path: Path | None, projector_path: Path | None, prompt_layou
     if model_path is None and projector_path is None:
         return {}
     return {"model_path": model_path, "projector_path": projector_path, "prompt_layout": prompt_layout}
+
+
+def picture_limits(chosen: settings.Settings) -> PictureLimits:
+    """Return how large a picture may be that is opened."""
+    from llava_cli.pictures import PictureLimits
+
+    return PictureLimits.up_to(chosen.max_megapixels)
 
 
 def check_endpoint(chosen: settings.Settings, typed: typer.Context) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llava_cli.crops import Crop
     from llava_cli.folders import Search
     from llava_cli.model import Model
-    from llava_cli.pictures import Picture
+    from llava_cli.pictures import Picture, PictureLimits
     from llava_cli.places import Here, There
     from llava_cli.recipe import Recipe
     from llava_cli.remote_model import RemoteModel
@@ -134,6 +134,7 @@ def run(
     detail: options.Detail = None,
     frame: options.Frame = 0,
     allow_truncated: options.AllowTruncated = False,
+    max_megapixels: options.MaxMegapixels = None,
     context: options.Context = None,
     threads: options.Threads = None,
     ubatch: options.Ubatch = None,
@@ -169,7 +170,8 @@ def run(
     flags = {
         **drawing, "model": model, "system": system, "detail": detail, "context": context, "threads": threads,
         "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
-        "memory_check": memory_check, "endpoint": endpoint, "api_key_env": api_key_env,
+        "memory_check": memory_check, "max_megapixels": max_megapixels,
+        "endpoint": endpoint, "api_key_env": api_key_env,
     }  # fmt: skip
     chosen = settings.resolve(kept.settings() | {key: value for key, value in flags.items() if value is not None})
     options.check_endpoint(chosen, typed)
@@ -185,6 +187,7 @@ def run(
         shape = "" if held is None else "parsed"
         fields = Fields(image_field, question_field, answer_field, "choices" if possible else shape)
         part = None if crop is None else read_crop(crop)
+        limits = options.picture_limits(chosen)
         share = Shard() if shard is None else Shard.parse(shard)
         form = _format(form, output_file)
         search = Search(None if output_file is None else output_file.resolve(), sidecar or "")
@@ -208,12 +211,12 @@ def run(
         ):
             walk = Run(
                 partial(_opened_model, place, name, cache, display, output),
-                partial(_opened, part=part, frame=frame, allow_truncated=allow_truncated),
+                partial(_opened, part=part, frame=frame, allow_truncated=allow_truncated, limits=limits),
                 recipe,
                 record,
                 display,
                 to_stdout=output_file is None and texts is None,
-                by_file=part is None and not frame and not allow_truncated,
+                by_file=part is None and not frame and not allow_truncated and not chosen.max_megapixels,
             )
             try:
                 tally = walk.play(tasks, limit=limit, fail_fast=fail_fast)
@@ -283,11 +286,11 @@ def _read(path: Path) -> bytes:
         raise UsageError(shown(str(path)), why, hint="--ask names a file of questions, one on a line") from error
 
 
-def _opened(source: str, *, part: Crop | None, frame: int, allow_truncated: bool) -> Picture:
+def _opened(source: str, *, part: Crop | None, frame: int, allow_truncated: bool, limits: PictureLimits) -> Picture:
     """Open a picture, or a part of it; in another one there may be such a part."""
     from llava_cli.sources import open_source
 
-    picture = open_source(source, frame=frame, allow_truncated=allow_truncated)
+    picture = open_source(source, frame=frame, allow_truncated=allow_truncated, limits=limits)
     try:
         return picture if part is None else part.of(picture)
     except UsageError as error:

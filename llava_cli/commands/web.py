@@ -58,6 +58,7 @@ def web(
     prompt_layout: options.PromptLayout = None,
     detail: options.Detail = None,
     allow_truncated: options.AllowTruncated = False,
+    max_megapixels: options.MaxMegapixels = None,
     context: options.Context = None,
     threads: options.Threads = None,
     ubatch: options.Ubatch = None,
@@ -78,7 +79,7 @@ def web(
             "model": model, "system": system, "temperature": temperature, "max_tokens": max_tokens,
             "seed": seed, "top_p": top_p, "detail": detail, "context": context, "threads": threads,
             "ubatch": ubatch, "flash_attention": flash_attention, "repack": repack, "kv": kv,
-            "memory_check": memory_check, "log": log,
+            "memory_check": memory_check, "max_megapixels": max_megapixels, "log": log,
         }
     )  # fmt: skip
     if not find_spec("gradio") or not find_spec("uvicorn"):
@@ -90,7 +91,8 @@ def web(
 
         with bind(host, port) as taken, _uploads() as uploads:
             secret = _password(password_env, is_new=password, is_needed=not is_loopback(taken))
-            first = None if picture is None else open_source(picture, allow_truncated=allow_truncated)
+            how: dict[str, Any] = {"allow_truncated": allow_truncated, "limits": options.picture_limits(chosen)}
+            first = None if picture is None else open_source(picture, **how)
 
             from llava_cli import inventory
             from llava_cli.history import History
@@ -125,7 +127,7 @@ def web(
                 from llava_cli.web_page import build
 
                 visitors = Visitors(models, history, chosen.sampling)
-                page = build(visitors, uploads, chosen, first, allow_truncated=allow_truncated)
+                page = build(visitors, uploads, chosen, first, **how)
                 rules = Rules(frozenset(map(str.lower, [host, *own_names()])))
                 address = f"{address_of(taken)}/"
 
