@@ -9,13 +9,14 @@ from __future__ import annotations
 import mmap
 from typing import Literal
 
-Name = Literal["stage", "complaint", "turn", "answer"]
+Name = Literal["stage", "complaint", "turn", "answer", "task"]
 
 _ROOM: dict[Name, tuple[int, int]] = {
     "stage": (0, 64),
     "complaint": (64, 4032),
     "turn": (4096, 1 << 19),
     "answer": (4096 + (1 << 19), 1 << 19),
+    "task": (4096 + (1 << 20), 4096),
 }
 """Where each text begins, and how many bytes there are for it; memory is taken only where something is written."""
 

@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from llava_cli import last_words
 from llava_cli.errors import AnswerUnfit, ContextTooSmall, DownloadFailed, LlavaError, Stopped, UnreadablePicture
 from llava_cli.folders import is_elsewhere, opened_file
-from llava_cli.pictures import LIMITS, Picture
+from llava_cli.pictures import LIMITS, Picture, shown
 from llava_cli.recipe import Recipe
 from llava_cli.results import Line, Record
 from llava_cli.schemas import AnswerSchema
@@ -106,6 +107,7 @@ class Run:
                 if tally.answered == limit:
                     return tally
                 self._listener.begins(task)
+                last_words.say("task", shown(task.source))
                 try:
                     self._turn(number, task, look, tally)
                 except Stopped:

@@ -25,7 +25,10 @@ from llava_cli.terminal_state import TerminalState
 Arguments = ParamSpec("Arguments")
 Work = Callable[[], Any]
 
-_GOES_ON = {"chat": "llava chat -c goes on with what is in the log", "run": "the same command goes on where it ended"}
+_GOES_ON = {
+    "chat": "llava chat -c goes on with what is in the log",
+    "run": "the same command goes on where it ended, at {task}: leave that out if it happens again",
+}
 """What is said of the commands that can go on, by their names."""
 
 _PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGCONT}
@@ -79,7 +82,7 @@ def in_a_child(work: Work) -> Any:
     if number == 0 or number in _CRASHES:
         error = _crash(number, is_for_memory=_killed_for_memory() > killed_before)
         name = work.func.__name__ if isinstance(work, partial) else ""
-        error.hint += f"; {_GOES_ON[name]}" if name in _GOES_ON else ""
+        error.hint += f"; {_GOES_ON[name].format(task=last_words.said('task'))}" if name in _GOES_ON else ""
         raise error
     # What was meant to end it ends this process in the same way, as its caller expects.
     signal.signal(number, signal.SIG_DFL)

@@ -96,6 +96,13 @@ def test_a_failed_assertion_is_told_in_its_own_words(tiny_pair):
     assert llava("ask", SCENE, "What?", "-n", "2", *files_of(tiny_pair)).returncode == 0
 
 
+def test_a_run_that_crashes_names_its_picture(tiny_pair):
+    command = [LLAVA[0], "-c", IN_THE_ENGINE, "run", SCENE, "What?", "-q", *files_of(tiny_pair)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert 7 == done.returncode
+    assert f"goes on where it ended, at {SCENE}: leave that out" in done.stderr
+
+
 def test_a_library_that_ends_the_process_is_no_success_and_no_riddle(tiny_pair, monkeypatch):
     """Threads with larger stacks than there are addresses cannot be made, and OpenMP gives up."""
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
