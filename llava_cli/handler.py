@@ -22,31 +22,21 @@ from llama_cpp.llama_chat_format import Llava15ChatHandler
 
 from llava_cli import engine_log, last_words
 from llava_cli.answer_text import PieceDecoder
-from llava_cli.cells import (
-    Cell,
-    PictureCell,
-    WrittenAnswers,
-    cells_of,
-    opening_of,
-    picture_cells,
-    piece_of,
-    up_to_first_picture,
-)
+from llava_cli.cells import WrittenAnswers, cells_of, piece_of
 from llava_cli.choices import weigh
-from llava_cli.errors import EngineFailed, Stopped, UsageError
+from llava_cli.errors import EngineFailed, UsageError
 from llava_cli.gguf_file import repaired_projector
 from llava_cli.loops import is_loop
 from llava_cli.odds import logits_of, require_numbers, token_odds
 from llava_cli.openai_shapes import chunks, completion, read_messages, refuse_unsupported
 from llava_cli.picture_embeddings import PictureEmbeddings
 from llava_cli.pictures import Picture, RememberedPicture
-from llava_cli.prefix_cache import PrefixCache, Shelf
+from llava_cli.prefix_cache import PrefixCache
+from llava_cli.prompt_reader import PromptReader
 from llava_cli.prompts import Message, Part, find_layout
 from llava_cli.rates import Amount, Rates
 from llava_cli.reply import Reading
 from llava_cli.settings import Detail, LoadOptions, cache_dir, require_detail
-from llava_cli.timeline import KvCache
-from llava_cli.vision import View
 from llava_cli.window import require_room
 
 if TYPE_CHECKING:
@@ -100,15 +90,10 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         )
         self.facts = self._embeddings.facts
         self._disk = cache
-        self._shelf: Shelf | None = None
-        self._names: dict[str, str] = {}
         self._written = WrittenAnswers()
-        self._parts: list[Part] = []
-        """The last prompt, in front of the answer to it."""
-        self._answered = False
-        """Whether an answer to what is in the KV cache has ended by itself."""
         self._llama: Any = None
-        self._cache: KvCache
+        self._reader: PromptReader
+        """Of `_llama`, and there as long as that is."""
         self._replies = 0
         # llama.cpp keeps the bare pointer: the callback must live as long as the context.
         self._abort = c.ggml_abort_callback(self._should_abort)
@@ -149,8 +134,10 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self.stopped.clear()
         self._adopt(llama)
         asked = read_messages(messages)
-        prompt = self._read(asked)
-        require_numbers(self._llama)
+        self.reading = Reading()
+        self._reader.read(asked, self.reading)
+        require_numbers(llama)
+        prompt: list[int] = llama.input_ids[: llama.n_tokens].tolist()
         limit = llama.n_ctx() - len(prompt)
         wanted = limit if max_tokens is None or max_tokens <= 0 else max_tokens
         llama.set_seed(random.randrange(2**32 - 1) if seed is None else seed)
@@ -172,7 +159,8 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._replies += 1
         is_begun = asked[-1].role == "assistant" and bool(asked[-1].text)
         decoder = PieceDecoder([*stops, *self.layout.stop], is_begun=is_begun)
-        pieces = self._write(tokens, decoder, min(wanted, limit), limit, self._replies, top_logprobs or 0)
+        parts = self.layout.render(asked)
+        pieces = self._write(tokens, decoder, parts, min(wanted, limit), limit, self._replies, top_logprobs or 0)
         name = model or llama.model_path
         return chunks(pieces, self.reading, name) if stream else completion(pieces, self.reading, name)
 
@@ -218,28 +206,24 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             # The model may have written it before, in tokens drawn by chance.
             answers.append(cells_of(parts, llama, view, self._written.without(parts[-1])))
         require_room(max(answers, key=len), llama, self.facts)
-        self._read(asked)
-        require_numbers(self._llama)
+        self.reading = Reading()
+        self._reader.read(asked, self.reading)
+        require_numbers(llama)
         self._tell("weighing", 0)
         # The first letters of an answer may join what stands before it in one token.
-        shared = min(map(self._cache.shared, answers))
+        shared = min(map(self._reader.cache.shared, answers))
         ends = [token for token in range(llama.n_vocab()) if c.llama_vocab_is_eog(llama._model.vocab, token)]
-        try:
+        with self._reader.failures("choices", "stopped while weighing them", "it could not weigh the choices"):
             if shared < len(prompt):
-                pictures = {self._embeddings.view(p): p for message in asked for p in message.pictures}
-                self._cache.sync(prompt[:shared], lambda view: self._embeddings.rows(pictures[view]))
-            weights = weigh(self._cache, logits_of(self._llama), [answer[shared:] for answer in answers], ends)
-        except RuntimeError as error:
-            if self.stopped.is_set():
-                raise Stopped("choices", "stopped while weighing them") from error
-            raise EngineFailed("llama.cpp", f"it could not weigh the choices ({error})") from error
-        self._answered = True
+                self._reader.sync(prompt[:shared], asked)
+            weights = weigh(self._reader.cache, logits_of(llama), [answer[shared:] for answer in answers], ends)
+        self._reader.is_answered = True
         return weights
 
     def rewind(self) -> None:
         """Forget the question and the answer, and keep the picture: the next one is read as in a new process."""
         if self._llama is not None:
-            self._cache.rewind()
+            self._reader.cache.rewind()
 
     def stop(self) -> None:
         """Stop whatever runs, from a signal handler or another thread; the next question begins anew."""
@@ -247,20 +231,9 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         self._embeddings.stop()
 
     def keep(self) -> None:
-        """Put on disk what was read of pictures and is not there; what stands behind the first one is forgotten.
-
-        So it is done when that is needed no more, and not while somebody waits for an answer.
-        """
-        self._embeddings.keep()
-        # A reader who has left, or pressed Ctrl-C, does not want to wait for half a gigabyte.
-        if self._shelf is None or not self._answered:
-            return
-        prefix = self._cache.prefix()
-        if self._shelf.lacks(prefix):
-            self._tell("keeping", 0)
-            self._shelf.keep_prefix(prefix, self._names, self._cache)
-        if self._shelf.lacks(opening := opening_of(prefix)):
-            self._shelf.keep_prefix(opening, self._names, self._cache)
+        """Put on disk what was read of pictures and is not there; what stands behind the first one is forgotten."""
+        if self._llama is not None:
+            self._reader.keep()
 
     def _adopt(self, llama: Any) -> None:
         """Bind to `llama` when first called with it."""
@@ -269,13 +242,16 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         if self._llama is not None:
             raise UsageError("chat handler", "it belongs to another Llama", hint="make one LlavaChatHandler per Llama")
         c.llama_set_abort_callback(llama.ctx, self._abort, None)
-        self._llama, self._cache = llama, KvCache(llama)
         # `Llama` frees what is on this stack, the newest first, when it is closed.
         llama._stack.callback(self._release)
-        if self._disk is not None:
-            self._shelf = self._disk.shelf(llama, self._projector, self._made_ns)
+        shelf = None if self._disk is None else self._disk.shelf(llama, self._projector, self._made_ns)
+        if shelf is not None:
             atexit.register(_keep_at_exit, weakref.ref(self))
-        self._embeddings.open(llama, self._shelf)
+        self._embeddings.open(llama, shelf)
+        self._reader = PromptReader(
+            llama, self.layout, self._embeddings, self._written, shelf, self.stopped, self._tell, self._learn
+        )
+        self._llama = llama
 
     def _release(self) -> None:
         """Let go of a `Llama` that is about to be closed."""
@@ -284,65 +260,22 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
             if not sys.is_finalizing():
                 self.keep()
         finally:
-            self._llama = self._shelf = None
+            self._llama = None
             if self.rates is not None:
                 self.rates.save()
 
-    def _read(self, messages: list[Message]) -> list[int]:
-        """Bring the KV cache up to the prompt of `messages`; return it as `Llama.input_ids` shows it."""
-        llama = self._llama
-        parts = self.layout.render(messages)
-        timeline = cells_of(parts, llama, self._embeddings.view, self._written)
-        require_room(timeline, llama, self.facts)
-        pictures = {self._embeddings.view(p): p for message in messages for p in message.pictures}
-        self.reading = Reading(picture_cells=picture_cells(timeline))
-        self._recall(timeline)
-        self._names.update((p.sha256, p.name) for p in pictures.values())
-        held = set(self._cache.cells())
-        looked_at, look_seconds = self._embeddings.looked_at, self._embeddings.look_seconds
-        self._embeddings.look([p for view, p in pictures.items() if PictureCell(view, 0) not in held])
-        self._tell("reading", len(timeline) - self._cache.shared(timeline))
-        start = time.monotonic()
-        self._evaluate(timeline, pictures)
-        seconds = time.monotonic() - start
-        self.reading.pictures_encoded = self._embeddings.looked_at - looked_at
-        self.reading.look_seconds = self._embeddings.look_seconds - look_seconds
-        self.reading.read_seconds += seconds
-        self._learn("reading", self.reading.new, seconds)
-        self._parts = parts
-        ids: list[int] = llama.input_ids[: llama.n_tokens].tolist()
-        return ids
-
-    def _recall(self, timeline: list[Cell]) -> None:
-        """Let what is in the KV cache make room, kept on disk, if `timeline` begins otherwise; bring back its own."""
-        held, prefix, opening = self._cache.cells(), up_to_first_picture(timeline), opening_of(timeline)
-        mine = up_to_first_picture(held)
-        if timeline[: len(mine)] != mine:
-            self.keep()
-            self._answered = False
-        if self._shelf is not None and held[: len(prefix)] != prefix:
-            start = time.monotonic()
-            # A new picture stands behind the same system prompt as the last one.
-            if not self._shelf.restore(prefix, self._cache) and held[: len(opening)] != opening:
-                self._shelf.restore(opening, self._cache)
-            self.reading.read_seconds += time.monotonic() - start
-
-    def _evaluate(self, timeline: list[Cell], pictures: dict[View, Picture | RememberedPicture]) -> None:
-        try:
-            # A picture may be in the cache at another place than the prompt wants it.
-            self.reading.reused, self.reading.new = self._cache.sync(
-                timeline, lambda view: self._embeddings.rows(pictures[view])
-            )
-        except RuntimeError as error:
-            if self.stopped.is_set():
-                raise Stopped("reading", "stopped before the answer began") from error
-            raise EngineFailed("llama.cpp", f"it could not read the prompt ({error})") from error
-
     def _write(
-        self, tokens: Iterator[int], decoder: PieceDecoder, max_tokens: int, room: int, reply: int, top: int
+        self,
+        tokens: Iterator[int],
+        decoder: PieceDecoder,
+        parts: Sequence[Part],
+        max_tokens: int,
+        room: int,
+        reply: int,
+        top: int,
     ) -> Iterator[str]:
-        """Yield the answer's text as it is written and leave the reason it ended in `self.reading`."""
-        llama, reading, parts = self._llama, self.reading, self._parts
+        """Yield the answer to the prompt `parts` as it is written; leave the reason it ended in `self.reading`."""
+        llama, reading, reader = self._llama, self.reading, self._reader
         written: list[int] = []
         reading.finish_reason = "stopped"
         self._tell("writing", 0)
@@ -358,7 +291,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                 written.append(token)
                 if reading.odds is not None:
                     # What the token was drawn from is there until the next one is evaluated.
-                    reading.odds.append(token_odds(logits_of(self._llama), token, top, partial(piece_of, llama=llama)))
+                    reading.odds.append(token_odds(logits_of(llama), token, top, partial(piece_of, llama=llama)))
                 yield from decoder.feed(piece_of(token, llama))
                 if decoder.stopped:
                     reading.finish_reason = "stop"
@@ -374,7 +307,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                 raise EngineFailed("llama.cpp", f"it could not go on writing ({error})") from error
         finally:
             self._written.add(parts, written, llama)
-        self._answered = self._answered or reading.finish_reason != "stopped"
+        reader.is_answered = reader.is_answered or reading.finish_reason != "stopped"
         last_words.say("stage", "")
         yield from decoder.finish()
 
@@ -408,5 +341,5 @@ def _require_grammar(grammar: Any) -> None:
 
 def _keep_at_exit(handler: weakref.ref[LlavaChatHandler]) -> None:
     # Scripts that never close their `Llama` come back for the second question, too.
-    if (mine := handler()) is not None and mine._shelf is not None:
+    if (mine := handler()) is not None:
         mine.keep()

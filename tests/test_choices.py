@@ -44,11 +44,11 @@ def test_a_choice_is_all_its_tokens_and_the_end_of_the_answer(model):
     llama, handler = model._llama, model._handler
     reply = model.ask(SCENE, "What color?", max_tokens=1)
     assert reply.text is not None
-    prompt = handler._cache.cells()[: reply.usage.prompt_cells]
+    prompt = handler._reader.cache.cells()[: reply.usage.prompt_cells]
     tokens = [*llama.tokenize(b"red", add_bos=False), llama.token_eos()]
     total = 0.0
     for at, token in enumerate(tokens):
-        handler._cache.sync([*prompt, *tokens[:at]], handler._embeddings._rows.__getitem__)
+        handler._reader.cache.sync([*prompt, *tokens[:at]], handler._embeddings._rows.__getitem__)
         logits = logits_of(llama).astype(float)
         total += logits[token] - math.log(sum(math.exp(value) for value in logits))
     assert (len(tokens), pytest.approx(total, abs=1e-3)) == (choice.tokens, choice.log_probability)
@@ -70,9 +70,9 @@ def test_the_order_of_the_choices_does_not_matter(model):
 
 def test_nothing_is_left_of_weighing(model):
     before = model.ask(SCENE, "What color?").text
-    prompt = model._handler._cache.cells()
+    prompt = model._handler._reader.cache.cells()
     decision = model.choose(SCENE, "What color?", ["red", "a large green square", "blue"])
-    held = model._handler._cache.cells()
+    held = model._handler._reader.cache.cells()
     assert (held, len(held)) == (prompt[: len(held)], decision.usage.prompt_cells)
     assert before == model.ask(SCENE, "What color?").text
     assert probabilities(decision) == [
@@ -150,7 +150,7 @@ def test_a_choice_may_be_longer_than_a_batch(tiny_pair):
 
 
 def test_a_stop_while_weighing_leaves_the_cache_true(model, monkeypatch):
-    cache = model._handler._cache
+    cache = model._handler._reader.cache
 
     def stopped(tokens):
         model.stop()

@@ -289,7 +289,7 @@ def test_an_answer_in_other_tokens_than_its_text_has_is_not_read_again(engine):
     for seed in range(8):
         question = user("What color?", picture(seed))
         answer = engine.ask(question, max_tokens=4)
-        held = engine.handler._cache.cells()
+        held = engine.handler._reader.cache.cells()
         turns = [question, assistant(answer), user("How many shapes?")]
         parts = engine.handler.layout.render(read_messages(turns))
         engine.ask(*turns)

@@ -282,7 +282,7 @@ def test_cells_evaluated_in_other_company_are_not_kept(tiny_pair):
         reply = model.ask(picture(1), QUESTION, system=long)
         assert reply.text
         assert reply.usage.reused_cells > 64
-        assert [] == model._handler._cache.prefix() != up_to_first_picture(model._handler._cache.cells())
+        assert [] == model._handler._reader.cache.prefix() != up_to_first_picture(model._handler._reader.cache.cells())
     assert [".embeddings"] == [path.suffix for path in kept()]
 
 
