@@ -42,7 +42,7 @@ class Search:
     own_suffix: str = ""
     """How the names of such files end."""
     left_out: int = 0
-    """Files in folders that are no pictures."""
+    """Files in folders, or behind patterns, that are no pictures."""
 
     def find(self, argument: str, *, literal: bool = False) -> Iterator[Found]:
         """Yield what `argument` means: a picture, all of a folder, what fits a pattern unless it is `literal`.
@@ -54,8 +54,9 @@ class Search:
         is_pattern = glob.has_magic(argument) and not is_elsewhere(argument) and not os.path.lexists(argument)
         if is_pattern and not literal:
             names = sorted(glob.glob(argument, recursive=True), key=_natural)  # noqa: PTH207 - names stay as given
+            names = [name for name in names if os.path.isdir(name) or self._takes(name)]  # noqa: PTH112
             if not names:
-                raise UsageError(shown(argument), "nothing fits this pattern", hint="check it with ls")
+                raise UsageError(shown(argument), "no picture fits this pattern", hint="check it with ls")
         for name in names:
             if is_elsewhere(name) or not os.path.isdir(name):  # noqa: PTH112 - no name is too long for it
                 yield Found(name, name)
@@ -88,12 +89,11 @@ class Search:
             # Links to folders are not followed: one of them may lead back here.
             if entry.is_dir(follow_symlinks=False):
                 yield from self._walk(path, f"{place}/")
-            elif self._takes(entry, path):
+            elif not entry.is_dir() and self._takes(path):
                 yield Found(path, place)
 
-    def _takes(self, entry: os.DirEntry[str], path: str) -> bool:
-        is_own = bool(self.own_suffix) and entry.name.endswith(self.own_suffix)
-        if is_own or entry.is_dir() or Path(path).resolve() == self.own:
+    def _takes(self, path: str) -> bool:
+        if (self.own_suffix and path.endswith(self.own_suffix)) or Path(path).resolve() == self.own:
             return False
         is_one = is_picture(path)
         self.left_out += not is_one

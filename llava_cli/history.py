@@ -153,8 +153,8 @@ class History:
         return self._file.read(log_rows.chats, [])
 
     def last_chat(self) -> PastChat | None:
-        """Return the chat that was used last."""
-        return next(iter(self.chats()), None)
+        """Return the chat that was used last, of those that can be gone on with: not all of it was taken back."""
+        return next((chat for chat in self.chats() if self.turns(chat.id)), None)
 
     def named(self, name: str) -> PastChat | None:
         """Return the chat that is called `name`."""

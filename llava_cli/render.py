@@ -73,7 +73,7 @@ class Output:
 
         `raw`: in a pipe even with what a terminal would obey.
         """
-        if self.rich and markdown:
+        if self.rich and markdown and not raw:
             stream = MarkdownStream(console_on(sys.stdout), on_first=self.end_stage, moves=self._moves)
             try:
                 stream.show(sanitise(piece) for piece in pieces)

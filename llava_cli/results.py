@@ -129,6 +129,9 @@ class Record(Protocol):
     def pictures(self) -> Mapping[str, str]:
         """Return the pictures it knows: the sha256 of the file, and of the picture that is in it."""
 
+    def is_done(self, task: Task) -> bool:
+        """Tell whether nothing is left to do, as far as that can be told without opening the picture."""
+
     def holds(self, number: int, task: Task, key: str, failure_key: str) -> bool:
         """Tell whether the answer to task `number` is there; each line that is there stands for one task.
 
@@ -150,6 +153,9 @@ class Stream:
     def __init__(self, shape: Shape, write: Callable[[str], None]) -> None:
         self._shape, self._write = shape, write
         self._header = shape.format.header()
+
+    def is_done(self, task: Task) -> bool:
+        return False
 
     def holds(self, number: int, task: Task, key: str, failure_key: str) -> bool:
         return False
@@ -182,6 +188,9 @@ class Results:
         # Tables that were put together one behind the other have a header in the middle.
         self._overtaken = {one.mark for one in [shape.held(self._header)] if one is not None}
         """Lines that say nothing any more, such as failures that were mended."""
+
+    def is_done(self, task: Task) -> bool:
+        return False
 
     def holds(self, number: int, task: Task, key: str, failure_key: str) -> bool:
         """As `Record` has it. A line about a picture that has another name now counts, too."""
@@ -303,7 +312,7 @@ def unwritten(path: Path, error: OSError) -> LlavaError:
 def opened_results(path: Path, shape: Shape, tasks: Sequence[Task]) -> Iterator[Results]:
     """Open the file of a run for this process alone; raise `UsageError` if that cannot be, or it is not a run's."""
     path = path.resolve()
-    is_new = not path.exists()
+    is_new, is_mine = not path.exists(), False
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     except OSError as error:
@@ -312,14 +321,15 @@ def opened_results(path: Path, shape: Shape, tasks: Sequence[Task]) -> Iterator[
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise UsageError(shown(str(path)), "it is not a file", hint="without -o the lines go to stdout")
-        if not _is_locked(descriptor, path):
+        if not (is_mine := _is_locked(descriptor, path)):
             hint = "wait for it; shards of a run write a file each"
             raise UsageError(shown(str(path)), "another run is writing to it", hint=hint)
         _part_of(path).unlink(missing_ok=True)  # left behind by one that was killed
         yield Results(path, descriptor, shape, tasks)
         os.fsync(descriptor)
     finally:
-        if is_new and os.fstat(descriptor).st_size == 0:
+        # One that is another run's is empty, too, until that has its first answer.
+        if is_new and is_mine and os.fstat(descriptor).st_size == 0:
             path.unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -329,7 +339,7 @@ def _part_of(path: Path) -> Path:
 
 
 def _is_locked(descriptor: int, path: Path) -> bool:
-    """Tell whether this process has the file for itself; one that was killed may take a moment to let go of it."""
+    """Lock the file for this process, and tell whether it has it; who was killed may take a moment to let go of it."""
     until = time.monotonic() + _PATIENCE
     try:
         while not (is_mine := take_lock(descriptor, path)) and time.monotonic() < until:

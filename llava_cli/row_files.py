@@ -65,6 +65,12 @@ class Table:
     columns: Sequence[str]
     delimiter: str = ","
 
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for a name that could not be read back as it is."""
+        if unclean := [name for name in self.columns if cell(name) != name]:
+            why = f"a field is called {unclean[0]!a:.80}, which no table can hold"
+            raise UsageError("fields", why, hint="-o out.jsonl can")
+
     def header(self) -> bytes:
         return self._line(self.columns)
 
@@ -136,6 +142,9 @@ def _table_rows(path: Path, text: str, delimiter: str) -> Iterator[dict[str, Any
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         columns = next(reader, [])
+        if twice := [name for at, name in enumerate(columns) if name in columns[:at]]:
+            hint = "give one of them another name"
+            raise UsageError(shown(str(path)), f"two of its columns are called {twice[0]!r:.80}", hint=hint)
         for cells in reader:
             if not cells:
                 continue

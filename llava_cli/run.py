@@ -99,9 +99,10 @@ class Run:
 
     def play(self, tasks: Sequence[Task], *, limit: int | None = None, fail_fast: bool = False) -> Tally:
         """Let every task have its turn; at most `limit` of them are asked, and `fail_fast` ends with a failure."""
-        tally = Tally(len(tasks))
+        left = [(number, task) for number, task in enumerate(tasks) if not self._record.is_done(task)]
+        tally = Tally(len(tasks), held=len(tasks) - len(left))
         with ExitStack() as self._resources:
-            for number, task, look in self._looked_ahead(tasks):
+            for number, task, look in self._looked_ahead(left):
                 if self._stopped.is_set():
                     return self._ended_early(tally)
                 if tally.answered == limit:
@@ -173,6 +174,9 @@ class Run:
         model, recipe = self._model, self._recipe
         # Several questions about a picture share what was read of it, and are answered as if each had come alone.
         model.rewind()
+        # Whoever stopped it while no answer was under way has stopped this one: it would begin anew.
+        if self._stopped.is_set():
+            raise Stopped("run", "stopped before the next answer")
         if recipe.choices is not None:
             return model.choose(picture, question, recipe.choices, system=recipe.system)
         reply = model.chat(system=recipe.system).send(question, picture=picture, schema=self._schema, seed=seed)
@@ -182,13 +186,13 @@ class Run:
             raise Stopped("run", "stopped while answering")
         return reply
 
-    def _looked_ahead(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Task, _Look]]:
+    def _looked_ahead(self, tasks: Sequence[tuple[int, Task]]) -> Iterator[tuple[int, Task, _Look]]:
         """Yield each task, its number and its picture, while the next picture is being opened.
 
         Opening needs one processor core at most, or a network: beside an answer it costs next to nothing. Running the
         vision tower ahead, too, made a hundred pictures a sixth slower: it takes the cores from the answer.
         """
-        groups = [list(group) for _, group in itertools.groupby(enumerate(tasks), key=lambda pair: pair[1].source)]
+        groups = [list(group) for _, group in itertools.groupby(tasks, key=lambda pair: pair[1].source)]
         ahead = [self._look(groups[0])] if groups else []
         for this, following in itertools.zip_longest(groups, groups[1:]):
             look = ahead.pop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from llava_cli.pictures import shown
 from llava_cli.results import Line, Record, unwritten
 from llava_cli.sanitiser import sanitise
 from llava_cli.tasks import Task
+
+_LONGEST_NAME = 255
+"""Bytes, on every file system in use."""
 
 
 class Sidecars:
@@ -29,6 +33,8 @@ class Sidecars:
         owners: dict[Path, Task] = {}
         for task in tasks:
             path = self.path(task)
+            if len(os.fsencode(path.name)) > _LONGEST_NAME:
+                raise UsageError(shown(path.name), "it would be too long for a name", hint="--sidecar .txt is shorter")
             other = owners.setdefault(path, task)
             if other is not task:
                 mine, its = task.name, other.name
@@ -42,9 +48,12 @@ class Sidecars:
             raise UsageError("--sidecar", f"{task.name} is no file that a text could stand beside", hint="use -o FILE")
         return Path(task.source).with_suffix(self._suffix)
 
-    def holds(self, number: int, task: Task, key: str, failure_key: str) -> bool:
+    def is_done(self, task: Task) -> bool:
         """Tell whether there is a text already, whoever wrote it."""
         return os.path.lexists(self.path(task))
+
+    def holds(self, number: int, task: Task, key: str, failure_key: str) -> bool:
+        return False
 
     def write(self, number: int, line: Line, failure_key: str) -> None:
         """Write an answer, whole or not at all; a failure leaves nothing."""
@@ -67,6 +76,9 @@ class Beside:
     def pictures(self) -> Mapping[str, str]:
         return self.results.pictures
 
+    def is_done(self, task: Task) -> bool:
+        return self.results.is_done(task)
+
     def holds(self, number: int, task: Task, key: str, failure_key: str) -> bool:
         return self.results.holds(number, task, key, failure_key)
 
@@ -81,7 +93,7 @@ class Beside:
 
 def _place(path: Path, text: bytes) -> bool:
     """Put a new file at `path`; False if there is another one, which is left as it is."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".llava-{os.getpid()}.part")  # the longest name there may be has no room for an ending
     try:
         part.write_bytes(text)
         try:
@@ -96,4 +108,5 @@ def _place(path: Path, text: bytes) -> bool:
     except OSError as error:
         raise unwritten(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -30,6 +30,13 @@ class Fields:
     error: str = "error"
     facts: str = "llava"
 
+    def __post_init__(self) -> None:
+        """Raise `UsageError` if two of them have one name: one would take the other's place."""
+        names = (self.image, self.question, *self.written)
+        if twice := [name for at, name in enumerate(names) if name in names[:at]]:
+            hint = "--image-field, --question-field and --answer-field name three different ones"
+            raise UsageError("fields", f"two of them would be called {twice[0]!r:.80}", hint=hint)
+
     @property
     def written(self) -> tuple[str, ...]:
         return tuple(filter(None, (self.answer, self.shape, self.error, self.facts)))

@@ -20,14 +20,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_SHAPES_OUTPUT = {"FORCE_COLOR", "NO_COLOR", "PAGER", "COLUMNS", "LINES"}
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the user's own configuration, caches and LLAVA_* variables out of every test."""
     import os
 
     home = tmp_path_factory.mktemp("home")
-    for name in [name for name in os.environ if name.startswith(("LLAVA_", "HF_"))]:
-        monkeypatch.delenv(name)
+    for name in os.environ.copy():
+        if name.startswith(("LLAVA_", "HF_")) or name.upper().endswith("_PROXY") or name in _SHAPES_OUTPUT:
+            monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     # Tiny models gain nothing from a second thread, and wait for it long if the machine is busy.
     monkeypatch.setenv("LLAVA_THREADS", "1")

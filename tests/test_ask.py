@@ -108,6 +108,7 @@ USAGE = {
     "no crop": [SCENE, "What?", "--crop", "1,2"],
     "no PNG": [SCENE, "What?", "--show-input", "seen.jpg"],
     "no template": [SCENE, "What?", "--template", "none"],
+    "raw choices": [SCENE, "What?", "--choices", "yes,no", "--raw"],
     "no option": [SCENE, "What?", "--frobnicate"],
 }
 

@@ -53,8 +53,15 @@ def test_a_file_is_meant_even_if_it_is_hidden_missing_or_no_picture(folder):
 
 def test_a_pattern_is_what_fits_it(folder):
     assert [str(folder / "a2.PNG"), str(folder / "a10.png")] == found(folder / "a*")
-    with pytest.raises(UsageError, match="nothing fits"):
-        found(folder / "*.heic")
+    for pattern in ("*.heic", "*.txt"):
+        with pytest.raises(UsageError, match="no picture fits"):
+            found(folder / pattern)
+
+
+def test_behind_a_pattern_too_other_files_are_counted_and_those_of_the_run_are_not(folder):
+    (folder / "out.jsonl").write_text("{}")
+    search = Search(own=(folder / "out.jsonl").resolve())
+    assert (7, 3) == (len(found(folder / "*", search)), search.left_out)
 
 
 def test_a_name_with_brackets_is_a_name_if_there_is_such_a_file_and_always_in_a_list(folder):

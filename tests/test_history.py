@@ -99,6 +99,12 @@ def test_the_chat_used_last_is_the_last_chat(history):
     assert ["1", "other"] == [chat.question for chat in history.chats()]
 
 
+def test_a_chat_of_which_all_was_taken_back_is_not_the_last_chat(history):
+    first, second = history.record(a_turn("1")), history.record(a_turn("2"))
+    history.rewind(second.chat, None)
+    assert (first.chat, 2) == (history.last_chat().id, len(history.chats()))
+
+
 def test_a_name_leads_to_the_chat_that_got_it_last(history):
     first, second = history.record(a_turn()), history.record(a_turn())
     history.name_chat(first.chat, "cats")

@@ -132,7 +132,11 @@ def test_the_name_of_a_picture_in_the_log_is_shown_harmless(tiny_pair):
         assert (0, False, False) == (terminal.end(), "\u202e" in terminal.raw, "\x1b[31m" in terminal.raw)
 
 
-def test_raw_keeps_what_the_model_wrote_in_a_pipe(capsys):
+def test_raw_keeps_what_the_model_wrote_in_a_pipe(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    Output().answer(["# a\x1b"], raw=True)
+    assert "# a\x1b\n" == capsys.readouterr().out
+    monkeypatch.delenv("FORCE_COLOR")
     for raw, expected in ((False, "a[31mb\n"), (True, "a\x1b[31mb\n")):
         Output().answer(["a\x1b", "[31mb"], raw=raw)
         assert expected == capsys.readouterr().out

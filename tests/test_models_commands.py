@@ -113,7 +113,7 @@ def test_rm_says_what_it_frees(files: tuple[Path, Path], hub: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "gone", "code"), [("y\r", True, 0), ("\r", False, 1), ("n\r", False, 1), ("\x04", False, 1)]
+    ("answer", "gone", "code"), [("y\r", True, 0), ("\r", False, 130), ("n\r", False, 130), ("\x04", False, 130)]
 )
 def test_rm_asks_on_a_terminal(files: tuple[Path, Path], answer: str, gone: bool, code: int) -> None:
     child = pexpect.spawn(LLAVA[0], [*LLAVA[1:], "rm", "tiny"], dimensions=(50, 140), encoding="utf-8", timeout=60)

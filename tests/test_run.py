@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import os
 import random
 import resource
 import signal
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from llava_cli import load
+from llava_cli import load, results, sources
 from llava_cli.history import History
 from llava_cli.settings import LoadOptions
 from tests.photos import GREEDY, QUESTION, answers, broken, drawn, fill, here, lines
@@ -327,6 +328,21 @@ def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(photos, whole, tmp_path
     assert 5 <= count < COUNT
 
 
+def test_a_stop_between_two_answers_lets_no_other_one_begin(few, tmp_path, monkeypatch):
+    """It comes while the second picture, whose file is known, is being opened."""
+    real, asked, out = sources.open_source, [], tmp_path / "out.jsonl"
+    assert 0 == here(few, QUESTION, "-o", out)[0]
+
+    def opened(source, **how):
+        asked.append(source)
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(source, **how)
+
+    monkeypatch.setattr(sources, "open_source", opened)
+    assert (130, 3 + 1) == (here(few, "Is there a heart?", "-o", out)[0], len(lines(out)))
+
+
 def test_a_terminal_shows_how_far_it_is_and_how_long_it_takes(photos, tmp_path):
     """The bar is gone when the run ends, and Ctrl-C ends it."""
     with Terminal("run", photos, QUESTION, "-o", tmp_path / "out.jsonl", "-m", "shapes", "-t", "0") as terminal:
@@ -350,6 +366,23 @@ def test_a_full_disk_is_exit_six_and_leaves_whole_lines(photos, whole, tmp_path)
     count = len(lines(out))
     assert (6, "hint: make room") == (done.returncode, done.stderr.splitlines()[1][:15])
     assert (0 < count, lines(whole[0])[:count]) == (True, lines(out))
+
+
+def test_a_run_that_is_refused_leaves_the_empty_file_of_the_other(few, tmp_path, monkeypatch):
+    """The other one made it between our looking for it and opening it."""
+    out, real = tmp_path / "out.jsonl", os.open
+
+    def open_late(path, flags, *mode, **how):
+        if path == out:
+            other.append(real(out, os.O_RDWR | os.O_CREAT, 0o600))
+            fcntl.flock(other[0], fcntl.LOCK_EX)
+        return real(path, flags, *mode, **how)
+
+    other = []
+    monkeypatch.setattr(results, "_PATIENCE", 0.0)
+    monkeypatch.setattr(os, "open", open_late)
+    assert (2, True) == (here(few, QUESTION, "-o", out)[0], out.exists())
+    os.close(other[0])
 
 
 def test_two_runs_never_write_to_one_file(few, tmp_path):
@@ -404,6 +437,11 @@ REFUSALS = {
     "rows that are none": ["broken.jsonl"],
     "rows with an answer": ["answered.csv"],
     "a question nobody needs": ["asked.jsonl", "What?"],
+    "one name for two fields": ["few", "What?", "--image-field", "question"],
+    "a name that the run has": ["few", "What?", "--answer-field", "llava"],
+    "two columns of one name": ["twice.csv"],
+    "a name no table can hold": ["half.jsonl", "What?", "-o", "out.csv"],
+    "a text with too long a name": ["few", "What?", "--sidecar", f".{'x' * 254}"],
 }
 
 
@@ -413,6 +451,8 @@ def test_a_refusal_is_two_lines_and_nothing_is_asked(few, tmp_path, monkeypatch,
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "two.txt").write_text("What?\nWhy?\n")
+    (tmp_path / "twice.csv").write_text("image,note,note\nfew/p0.png,a,b\n")
+    (tmp_path / "half.jsonl").write_text('{"image": "few/p0.png", "\\ud800": 1}\n')
     (tmp_path / "rows.jsonl").write_text('{"question": "What?"}\n')
     (tmp_path / "broken.jsonl").write_text('{"image": "few/p0.png"}\n[1]\n')
     (tmp_path / "answered.csv").write_text("image,answer\nfew/p0.png,yes\n")
@@ -518,6 +558,19 @@ def test_texts_stand_beside_their_pictures_and_never_take_the_place_of_others(fe
     assert (0, 3, "mine\n") == (code, len(lines(tmp_path / "out.jsonl")), (few / "p0.txt").read_text())
     assert "left as they are: 1" in stderr
     assert [] == [path.name for path in few.rglob(".*")]
+
+
+def test_a_picture_whose_text_is_there_is_not_opened(few):
+    (few / "p0.png").write_bytes(b"broken")
+    (few / "p0.txt").write_text("mine\n")
+    assert (0, "mine\n") == (here(few, QUESTION, "--sidecar", ".txt")[0], (few / "p0.txt").read_text())
+
+
+def test_a_text_may_have_the_longest_name_there_is(tmp_path):
+    name = "n" * 251
+    (tmp_path / f"{name}.png").write_bytes(drawn(1))
+    assert 0 == here(tmp_path, "Is there a heart?", "--sidecar", ".txt")[0]
+    assert {f"{name}.png", f"{name}.txt"} == {path.name for path in tmp_path.iterdir()}
 
 
 def test_what_a_terminal_would_obey_is_escaped_and_comes_back(tmp_path):

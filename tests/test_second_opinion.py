@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def test_both_agree_on_other_activations(
     projector = Draft(tiny_pair[1]).set(key, "bool", 1).write(tmp_path / "p.gguf")
     check_fidelity(Output(), "", OPTIONS, tiny_pair[0], projector)
     assert "verdict\tfaithful" in capsys.readouterr().out
+
+
+def test_a_verdict_may_be_json(capsys: pytest.CaptureFixture[str], tiny_pair: tuple[Path, Path]) -> None:
+    check_fidelity(Output(), "", OPTIONS, *tiny_pair, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert (True, tiny_pair[1].name, True) == (said["is_faithful"], said["projector"], said["cosine"] > said["needed"])
 
 
 def test_both_agree_when_two_layers_are_read(

@@ -105,8 +105,8 @@ def ask(
 
     llava ask -c "And what is behind it?"
     """
-    if raw and sys.stdout.isatty():
-        raise UsageError("--raw", "a terminal would obey what the model writes", hint="send it into a file or a pipe")
+    if raw:
+        _check_raw(is_in_words=not (as_json or schema or choices))
     kept = template_named(template)
     pictures, question = _arguments(arguments or [], go_on, kept.question)
     drawing = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed, "top_p": top_p}
@@ -225,6 +225,13 @@ def answer_shape(
     if kept.choices is not None and (idle := [name for name, value in drawing.items() if value is not None]):
         raise UsageError(idle[0], "with choices nothing is drawn", hint="leave it out")
     return None if kept.schema is None else AnswerSchema(kept.schema), kept.choices
+
+
+def _check_raw(*, is_in_words: bool) -> None:
+    if sys.stdout.isatty():
+        raise UsageError("--raw", "a terminal would obey what the model writes", hint="send it into a file or a pipe")
+    if not is_in_words:
+        raise UsageError("--raw", "it is about an answer in words alone", hint="leave it out")
 
 
 def _opened(sources: Sequence[str], crop: str | None, show_input: Path | None, **how: Any) -> list[Picture]:

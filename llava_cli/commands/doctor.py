@@ -56,7 +56,7 @@ def doctor(
     )  # fmt: skip
     with Output(quiet=quiet) as output:
         if fidelity:
-            check_fidelity(output, chosen.model, chosen.load, model_path, projector_path)
+            check_fidelity(output, chosen.model, chosen.load, model_path, projector_path, as_json=as_json)
             return
         from llava_cli.checkup import check_up
 

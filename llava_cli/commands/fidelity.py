@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from llava_cli.errors import EngineFailed
@@ -10,7 +11,13 @@ from llava_cli.settings import LoadOptions
 
 
 def check_fidelity(
-    output: Output, name: str, options: LoadOptions, model_path: Path | None = None, projector_path: Path | None = None
+    output: Output,
+    name: str,
+    options: LoadOptions,
+    model_path: Path | None = None,
+    projector_path: Path | None = None,
+    *,
+    as_json: bool = False,
 ) -> None:
     """Compare the fast path with the second opinion on a built-in picture; raise `EngineFailed` if they differ."""
     from llava_cli.model import load
@@ -34,6 +41,9 @@ def check_fidelity(
     output.stage("checking", 0)
     verdict = compare(reference_features(projector, picture), ours, projector)
     output.end_stage()
+    if as_json:
+        facts = {"projector": projector.name, "is_faithful": verdict.is_faithful, **vars(verdict)}
+        output.write(json.dumps(facts, indent=2) + "\n")
     used = ", used as Q8_0" if options.projector_quant == "q8_0" else ""
     rows = [
         ("projector", f"{projector.name} ({verdict.storage}{used})"),
@@ -42,7 +52,8 @@ def check_fidelity(
         ("needed", f"{verdict.needed}"),
         ("verdict", "faithful" if verdict.is_faithful else "not faithful"),
     ]
-    output.table(("fidelity", ""), rows, (str, str))
+    if not as_json:
+        output.table(("fidelity", ""), rows, (str, str))
     if not verdict.is_faithful:
         raise EngineFailed(
             projector.name,

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(context_settings=options.HELP)
 
-Number = Annotated[int | None, typer.Argument(metavar="[ID]", help="Its number in the log.", show_default="the newest")]
+_HIGHEST = 2**63 - 1
+"""What a database can count to."""
+
+Number = Annotated[
+    int | None,
+    typer.Argument(metavar="[ID]", min=1, max=_HIGHEST, help="Its number in the log.", show_default="the newest"),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -106,7 +112,9 @@ def show(number: Number = None, as_json: options.Json = False, plain: options.Pl
 
 @app.command()
 def rm(
-    numbers: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Their numbers in the log.")] = None,
+    numbers: Annotated[
+        list[int] | None, typer.Argument(metavar="[ID]...", min=1, max=_HIGHEST, help="Their numbers in the log.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="The whole log.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

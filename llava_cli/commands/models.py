@@ -53,8 +53,6 @@ def show(
     llava show llava-v1.5-7b:Q4_K_M
 
     llava show shapes --path
-
-    llava show llava-v1.5-7b:Q4_K_M
     """
     from llava_cli import inventory, model_facts
     from llava_cli.weights import find_weights

@@ -39,5 +39,5 @@ def rm(
                 raise UsageError("rm", "there is no terminal to ask on", hint="--yes removes without asking")
             if not agreed:
                 output.note("nothing was removed")
-                raise typer.Exit(1)
+                raise typer.Exit(130)
         output.write(f"freed {in_bytes(removal.remove(plan))}\n")

@@ -194,7 +194,7 @@ def run(
         asked = _asked(pictures or [], ask, kept.question, null=null, fields=fields, search=search)
         tasks = [task for task in asked.tasks() if share.has(task)]
         if asked.search.left_out:
-            output.note(f"files in these folders that are no pictures, and are left out: {asked.search.left_out}")
+            output.note(f"files that are no pictures, and are left out: {asked.search.left_out}")
 
         own = options.own_files(model_path, projector_path, prompt_layout)
         place, name = placed(
