@@ -62,11 +62,15 @@ class Ahead:
         if self._job is not None:
             self._job.stopped.set()
 
+    def await_end(self) -> None:
+        """Return when nothing is being looked at: two open towers would take twice the memory."""
+        if self._job is not None:
+            self._job.join()
+
     def close(self) -> None:
         """Stop looking, and return when it has stopped."""
         self.stop()
-        if self._job is not None:
-            self._job.join()
+        self.await_end()
         self._job = None
 
 

@@ -8,6 +8,7 @@ cache directory copied from elsewhere, are as foreign as damaged ones.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hmac
 import io
 import json
@@ -35,6 +36,10 @@ _ENTRY = re.compile(r"[0-9a-f]{40}\.[a-z]+")
 _PART = re.compile(rf"\.{_ENTRY.pattern}\.part")
 _SECRET_BYTES = 32
 _CHUNK = 1 << 20  # read and hashed while it is in the processor's own cache
+
+
+_NO_ENTRY = {errno.ELOOP, errno.EINVAL, errno.EACCES, errno.ENXIO}
+"""What opening a link, a directory, a pipe or somebody else's file ends with."""
 
 
 class _Damaged(Exception):
@@ -91,10 +96,9 @@ class CacheFiles:
         try:
             with private_files.open_own(path) as file:
                 payload = self._payload(file, self._header(file, (kind, key)))
-        except (FileNotFoundError, MemoryError):
-            return None
-        except (OSError, _Damaged):
-            private_files.remove(path)
+        except (OSError, MemoryError, _Damaged) as error:
+            if _is_no_entry(error):
+                private_files.remove(path)
             return None
         self.touch(kind, key)
         return payload
@@ -130,10 +134,9 @@ class CacheFiles:
                 with private_files.open_own(path) as file:
                     header = self._header(file)
                     status = os.fstat(file.fileno())
-            except FileNotFoundError:
-                continue
-            except (OSError, _Damaged):
-                private_files.remove(path)
+            except (OSError, _Damaged) as error:
+                if _is_no_entry(error):
+                    private_files.remove(path)
                 continue
             kind, key, about = header["kind"], header["key"], header["about"]
             found.append(Entry(kind, key, about, status.st_size, header["created"], status.st_mtime))
@@ -240,3 +243,8 @@ def _memory(length: int) -> memoryview:
         with contextlib.suppress(OSError):
             pages.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(pages)[:length]
+
+
+def _is_no_entry(error: Exception) -> bool:
+    """Tell whether what could not be read is no good; that nothing more can be opened just now says nothing of it."""
+    return isinstance(error, _Damaged) or (isinstance(error, OSError) and error.errno in _NO_ENTRY)

@@ -151,7 +151,9 @@ class Chat:
         self._end_reply()
         at = [(turn, part) for turn in self._turns for part in _pictures_of(turn)]
         turn, dropped = at[number]
-        turn["content"] = [part for part in turn["content"] if part is not dropped]
+        # A new turn: `messages` has given the old one away.
+        without = {**turn, "content": [part for part in turn["content"] if part is not dropped]}
+        self._turns = [without if one is turn else one for one in self._turns]
         picture: Picture | RememberedPicture = dropped["picture"]
         return picture
 

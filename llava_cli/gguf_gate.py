@@ -18,6 +18,7 @@ from llava_cli.gguf_projector import MATRIX_TYPES, check_projector, embedding_wi
 _ANOTHER_FILE = "take the file from another source, or convert the model again with a newer llama.cpp"
 _SWAP = "swap --model-path and --projector-path"
 
+_PER_BLOCK = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 _VOCABULARIES = ("llama", "gpt2")
 """SentencePiece and byte-level BPE: llama.cpp's names for the two kinds that LLaVA models have."""
 
@@ -58,6 +59,7 @@ def check_model(header: GgufHeader) -> None:
     blocks = _number(header, f"{arch}.block_count", 1, 512)
     # llama.cpp's loading time grows with it: a minute for 2**31.
     _number(header, f"{arch}.context_length", 1, 1 << 24)
+    _check_sizes(header, arch)
     for key, kind in header.types.items():
         # llama.cpp asserts it, as a number below zero or none at all would make every state one.
         if key.endswith(("layer_norm_rms_epsilon", "layer_norm_epsilon")):
@@ -114,6 +116,15 @@ def _optional(header: GgufHeader, key: str) -> int:
     if not isinstance(value, int):
         _refuse(header, f"the key {key} is of type {header.types[key]}, not a whole number")
     return value
+
+
+def _check_sizes(header: GgufHeader, arch: str) -> None:
+    """Look at the sizes that the memory is planned from; some may be given for each block."""
+    for name in (*_PER_BLOCK, "attention.key_length", "attention.value_length"):
+        value: Any = header.metadata.get(f"{arch}.{name}", 0)
+        values = value.values() if isinstance(value, GgufArray) and name in _PER_BLOCK else [value]
+        if not all(isinstance(one, int) and 0 <= one <= 1 << 24 for one in values):
+            _refuse(header, f"{arch}.{name} is no size")
 
 
 def _check_experts(header: GgufHeader, arch: str) -> None:

@@ -160,7 +160,12 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         is_begun = asked[-1].role == "assistant" and bool(asked[-1].text)
         decoder = PieceDecoder([*stops, *self.layout.stop], is_begun=is_begun)
         parts = self.layout.render(asked)
-        pieces = self._write(tokens, decoder, parts, min(wanted, limit), limit, self._replies, top_logprobs or 0)
+        pieces = self._write(
+            tokens, decoder, parts, min(wanted, limit), limit, top_logprobs or 0,
+            reading=self.reading, reply=self._replies,
+            # What a grammar lets repeat itself, it may want repeated.
+            is_guarded=self.loop_guard and grammar is None,
+        )  # fmt: skip
         name = model or llama.model_path
         return chunks(pieces, self.reading, name) if stream else completion(pieces, self.reading, name)
 
@@ -177,6 +182,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
 
     def embed(self, llama: Any, picture: Picture | RememberedPicture) -> NDArray[np.float32]:
         """Return the image features of `picture` as the language model receives them, float32 `(n_tokens, n_embd)`."""
+        self.stopped.clear()
         self._adopt(llama)
         rows = self._embeddings.rows(picture)
         self._embeddings.keep()
@@ -261,6 +267,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                 self.keep()
         finally:
             self._llama = None
+            self._written = WrittenAnswers()  # the next one may have other tokens
             if self.rates is not None:
                 self.rates.save()
 
@@ -271,18 +278,21 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         parts: Sequence[Part],
         max_tokens: int,
         room: int,
-        reply: int,
         top: int,
+        *,
+        reading: Reading,
+        reply: int,
+        is_guarded: bool,
     ) -> Iterator[str]:
-        """Yield the answer to the prompt `parts` as it is written; leave the reason it ended in `self.reading`."""
-        llama, reading, reader = self._llama, self.reading, self._reader
+        """Yield the answer to the prompt `parts` as it is written; leave in `reading` why it ended."""
+        llama, reader = self._llama, self._reader
         written: list[int] = []
         reading.finish_reason = "stopped"
+        self._require_newest(reply)
         self._tell("writing", 0)
         try:
             while not self.stopped.is_set():
-                if reply != self._replies:
-                    raise EngineFailed("reply", "it was cut off by a newer question to the same model")
+                self._require_newest(reply)
                 token = next(tokens)
                 if c.llama_vocab_is_eog(llama._model.vocab, token):
                     reading.finish_reason = "stop"
@@ -299,7 +309,7 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
                 if reading.answer_tokens >= max_tokens:
                     reading.finish_reason = "context" if max_tokens == room else "length"
                     break
-                if self.loop_guard and is_loop(written):
+                if is_guarded and is_loop(written):
                     reading.finish_reason = "loop"
                     break
         except RuntimeError as error:
@@ -310,6 +320,10 @@ class LlavaChatHandler(Llava15ChatHandler):  # type: ignore[misc] # llama-cpp-py
         reader.is_answered = reader.is_answered or reading.finish_reason != "stopped"
         last_words.say("stage", "")
         yield from decoder.finish()
+
+    def _require_newest(self, reply: int) -> None:
+        if reply != self._replies:
+            raise EngineFailed("reply", "it was cut off by a newer question to the same model")
 
     def _should_abort(self, _data: object) -> bool:
         try:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _CHUNK = 8 << 20
 
+_one_at_a_time = threading.Lock()
+"""llama-cpp-python asks one function of the process how to open a model."""
+
 
 def open_llama(
     path: Path, options: LoadOptions, stopped: threading.Event, handler: LlavaChatHandler | None = None
@@ -29,7 +32,8 @@ def open_llama(
     """Open the model file by `options`, whose choices have all been made; raise `Stopped` when that is set."""
     with _ctrl_c_sets(stopped):
         read_ahead(path, stopped)
-        return _open(path, options, stopped, handler)
+        with _one_at_a_time:
+            return _open(path, options, stopped, handler)
 
 
 def read_ahead(path: Path, stopped: threading.Event) -> None:

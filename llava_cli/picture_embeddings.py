@@ -66,8 +66,10 @@ class PictureEmbeddings:
 
     def rows(self, picture: Picture | RememberedPicture) -> NDArray[np.float32]:
         """Return the embeddings of one picture, looking at it if need be."""
-        self.look([picture])
-        return self._rows[self.view(picture)]
+        view = self.view(picture)
+        if view not in self._rows:
+            self.look([picture])
+        return self._rows[view]
 
     def look(self, pictures: Sequence[Picture | RememberedPicture]) -> None:
         """Bring the embeddings of `pictures` into memory.
@@ -89,6 +91,9 @@ class PictureEmbeddings:
         self.look_seconds += time.monotonic() - start if missing else 0.0
         while len(self._rows) > max(_KEPT, len(views)):
             self._rows.popitem(last=False)
+        # They wait for a moment in which nobody waits, but not for ever.
+        if len(self._unkept) > _KEPT:
+            self.keep()
 
     def look_ahead(self, picture: Picture) -> None:
         """Begin to look at `picture` in a thread, and return at once; whoever needs it takes what there is then."""
@@ -125,6 +130,7 @@ class PictureEmbeddings:
         if self._stopped.is_set():
             raise Stopped("picture", "stopped while looking at it")
         if rest:
+            self._ahead.await_end()
             start = time.monotonic()
             with Tower(self._projector, self._llama, self._stopped) as tower:
                 for view in rest:

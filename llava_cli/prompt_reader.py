@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from llava_cli.cells import (
     Cell,
-    PictureCell,
     WrittenAnswers,
     cells_of,
     opening_of,
     picture_cells,
     up_to_first_picture,
+    view_of,
 )
 from llava_cli.errors import EngineFailed, Stopped
 from llava_cli.picture_embeddings import PictureEmbeddings
+from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.prefix_cache import Shelf
 from llava_cli.prompts import Layout, Message
 from llava_cli.reply import Reading
 from llava_cli.timeline import KvCache
+from llava_cli.vision import View
 from llava_cli.window import require_room
 
 Tell = Callable[[str, int], None]
@@ -66,27 +68,24 @@ class PromptReader:
         require_room(timeline, self._llama, self._embeddings.facts)
         reading.picture_cells = picture_cells(timeline)
         reading.read_seconds += self._recall(timeline)
-        pictures = [picture for message in messages for picture in message.pictures]
-        self._names.update((picture.sha256, picture.name) for picture in pictures)
-        held = set(self.cache.cells())
+        pictures = self._pictures(messages)
+        self._names.update((picture.sha256, picture.name) for picture in pictures.values())
         looked_at, look_seconds = self._embeddings.looked_at, self._embeddings.look_seconds
-        views = {self._embeddings.view(picture): picture for picture in pictures}
-        self._embeddings.look([picture for view, picture in views.items() if PictureCell(view, 0) not in held])
-        self._tell("reading", len(timeline) - self.cache.shared(timeline))
+        new = timeline[self.cache.shared(timeline) :]
+        self._embeddings.look([pictures[view] for view in dict.fromkeys(map(view_of, new)) if view is not None])
+        self._tell("reading", len(new))
         start = time.monotonic()
         with self.failures("reading", "stopped before the answer began", "it could not read the prompt"):
-            reading.reused, reading.new = self.sync(timeline, messages)
+            reading.reused, reading.new = self._sync(timeline, pictures)
         seconds = time.monotonic() - start
         reading.pictures_encoded = self._embeddings.looked_at - looked_at
         reading.look_seconds = self._embeddings.look_seconds - look_seconds
         reading.read_seconds += seconds
         self._learn("reading", reading.new, seconds)
 
-    def sync(self, timeline: Sequence[Cell], messages: Sequence[Message]) -> tuple[int, int]:
-        """Make the KV cache hold `timeline`, whose pictures are those of `messages`; return cells `(reused, new)`."""
-        pictures = {self._embeddings.view(picture): picture for message in messages for picture in message.pictures}
-        # A picture may be in the cache at another place than the prompt wants it.
-        return self.cache.sync(timeline, lambda view: self._embeddings.rows(pictures[view]))
+    def sync(self, timeline: Sequence[Cell], messages: Sequence[Message]) -> None:
+        """Make the KV cache hold `timeline`, whose pictures are those of `messages`."""
+        self._sync(timeline, self._pictures(messages))
 
     @contextmanager
     def failures(self, what: str, stopped: str, failed: str) -> Iterator[None]:
@@ -121,7 +120,7 @@ class PromptReader:
         """
         held, prefix, opening = self.cache.cells(), up_to_first_picture(timeline), opening_of(timeline)
         mine = up_to_first_picture(held)
-        if timeline[: len(mine)] != mine:
+        if not mine or timeline[: len(mine)] != mine:
             self.keep()
             self.is_answered = False
         if self._shelf is None or held[: len(prefix)] == prefix:
@@ -131,3 +130,9 @@ class PromptReader:
         if not self._shelf.restore(prefix, self.cache) and held[: len(opening)] != opening:
             self._shelf.restore(opening, self.cache)
         return time.monotonic() - start
+
+    def _pictures(self, messages: Sequence[Message]) -> dict[View, Picture | RememberedPicture]:
+        return {self._embeddings.view(picture): picture for message in messages for picture in message.pictures}
+
+    def _sync(self, timeline: Sequence[Cell], pictures: Mapping[View, Picture | RememberedPicture]) -> tuple[int, int]:
+        return self.cache.sync(timeline, lambda view: self._embeddings.rows(pictures[view]))

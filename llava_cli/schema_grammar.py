@@ -95,7 +95,11 @@ class _Writer:
     def value(self, schema: Schema | bool, where: str) -> str:
         if schema is False:
             raise _refused(where, "nothing is valid there")
-        said = {} if schema is True else {name: value for name, value in schema.items() if name not in _SILENT}
+        if not isinstance(schema, Mapping | bool):
+            raise _refused(where, "no schema but something else (of items in a row, prefixItems tells)")
+        said = dict(schema) if isinstance(schema, Mapping) else {}
+        for name in _SILENT & said.keys():
+            del said[name]
         if not where:
             said.pop("$id", None)
         if not said:
@@ -311,7 +315,10 @@ def _refused(where: str, what: str) -> UsageError:
 
 def _literal(value: Any) -> str:
     """Return the JSON of `value` as text of a grammar."""
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise _refused("", f"{value!r:.80}, which JSON does not have") from None
     # A half of a surrogate pair has no UTF-8.
     text = text if text.isprintable() else json.dumps(value)
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -335,6 +342,8 @@ def _bounds(kind: str, said: Schema, where: str) -> tuple[int | None, int | None
     """Return the least and the greatest whole number that is allowed."""
     if any(isinstance(value, bool) for value in said.values()):
         raise _refused(where, "exclusive bounds as they were before draft 6")
+    if not all(map(math.isfinite, said.values())):
+        raise _refused(where, "bounds that are no numbers")
     if kind == "number" and any(value != math.floor(value) for value in said.values()):
         raise _refused(where, "bounds of a number that are not whole")
     lows = [math.ceil(said["minimum"])] if "minimum" in said else []

@@ -30,6 +30,13 @@ class AnswerSchema:
         from jsonschema.exceptions import SchemaError
         from referencing.exceptions import Unresolvable
 
+        said = self.schema.get("$schema", "") if isinstance(self.schema, Mapping) else ""
+        if not isinstance(said, str):
+            raise UsageError("schema", "its $schema is no address", hint="leave it out")
+        if "/draft-03/" in said:
+            raise UsageError(
+                "schema", "JSON schemas of draft 3 are another language", hint="write it as draft 4 or later"
+            )
         try:
             type(self._validator).check_schema(self.schema)
             self.grammar()

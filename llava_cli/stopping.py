@@ -7,11 +7,15 @@ import select
 import signal
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from llava_cli.errors import ReaderGone, Stopped
+
+_ONE_CTRL_C = 0.3
+"""Seconds in which two are one: what is sent to a group of processes comes by itself and through the parent, too."""
 
 
 class Stoppable(Protocol):
@@ -28,8 +32,13 @@ def ctrl_c_stops(model: Stoppable, *, writes: bool = True) -> Iterator[Reader]:
     next word.
     """
 
+    heard = 0.0
+
     def stop(_signal: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        nonlocal heard
+        if heard and time.monotonic() - heard > _ONE_CTRL_C:
+            raise KeyboardInterrupt
+        heard = heard or time.monotonic()
         model.stop()
 
     reader = Reader(model.stop, watched=writes)

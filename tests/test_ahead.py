@@ -1,6 +1,7 @@
 """Facts about looking at a picture before it is asked about, on real llama.cpp with a tiny model."""
 
 import threading
+import time
 
 import pytest
 
@@ -91,6 +92,30 @@ def test_another_picture_takes_the_place_of_the_first(model, slow, encoded, tiny
     slow.set()
     answers = [model.ask(picture(seed), QUESTION).text for seed in (2, 1)]
     assert [ask(tiny_pair, about=picture(seed), cache=False).text for seed in (2, 1)] == answers
+
+
+def test_two_towers_are_never_open_at_once(model, slow, monkeypatch):
+    opened_now, most = [], []
+    enter, leave = Tower.__enter__, Tower.__exit__
+
+    def entered(tower):
+        opened_now.append(tower)
+        most.append(len(opened_now))
+        return enter(tower)
+
+    def left(tower, *how):
+        time.sleep(0.1)
+        leave(tower, *how)
+        opened_now.remove(tower)
+
+    monkeypatch.setattr(Tower, "__enter__", entered)
+    monkeypatch.setattr(Tower, "__exit__", left)
+    model.prepare(picture(1))
+    while not opened_now:
+        time.sleep(0.001)
+    threading.Timer(0.2, slow.set).start()
+    assert model.ask(picture(2), QUESTION).text
+    assert [1, 1] == most
 
 
 def test_stop_ends_it_and_the_question_looks_itself(model, slow, encoded, tiny_pair):

@@ -1,5 +1,6 @@
 """Facts about the files of the picture cache: when they are written, how many, where not, and who sees them."""
 
+import errno
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_cli import PrefixCache
+from llava_cli import PrefixCache, private_files
 from llava_cli.cache_files import CacheFiles
 from llava_cli.errors import NotEnoughRoom
 from llava_cli.pictures import Picture
@@ -40,6 +41,37 @@ def test_an_answer_that_was_stopped_keeps_nobody_waiting_for_its_prefix(tiny_pai
         for _ in model.ask(picture(1), QUESTION):
             model.stop()
     assert [".embeddings"] == [path.suffix for path in kept()]
+
+
+def test_words_alone_keep_nobody_waiting_for_the_prefix_of_a_stopped_answer(tiny_pair):
+    with opened(tiny_pair) as model:
+        assert model.ask(None, QUESTION).text
+        for _ in model.ask(picture(1), QUESTION):
+            model.stop()
+    assert [".embeddings"] == [path.suffix for path in kept()]
+
+
+def test_of_many_pictures_beside_the_first_few_wait_to_be_written(tiny_pair):
+    with opened(tiny_pair) as model:
+        for number in range(2, 10):
+            assert model.ask([picture(1), picture(number)], QUESTION).text
+        assert 5 <= len(kept("*.embeddings"))
+    assert 9 == len(kept("*.embeddings"))
+
+
+def test_what_cannot_be_opened_just_now_stays(tiny_pair, monkeypatch):
+    ask(tiny_pair)
+    before = kept()
+    assert before
+
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    files = CacheFiles(cache_dir() / "pictures", data_dir() / "cache.key", 1 << 30)
+    with monkeypatch.context() as patch:
+        patch.setattr(private_files, "open_own", refuse)
+        assert [] == files.entries()
+    assert before == kept()
 
 
 def test_without_cache_nothing_is_read_or_written(tiny_pair):

@@ -101,6 +101,13 @@ def test_a_reply_stopped_before_its_first_word_changes_nothing(chat, model):
     assert before == chat.messages
 
 
+def test_a_dropped_picture_stays_in_messages_that_were_taken_before(chat):
+    before = chat.messages
+    parts = [len(message["content"]) for message in before]
+    chat.drop(0)
+    assert parts == [len(message["content"]) for message in before]
+
+
 def test_a_dropped_picture_leaves_the_words(chat):
     assert chat.drop(0).name.endswith("scene.png")
     assert (["What color?", "How many shapes?"], []) == (questions(chat), chat.pictures)

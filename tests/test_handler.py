@@ -170,6 +170,20 @@ def test_a_stop_while_writing_keeps_the_text_and_the_cache(engine):
     assert engine.reading.reused > PICTURE_CELLS
 
 
+def test_every_picture_of_a_prompt_is_encoded_once(engine):
+    engine.ask(user("What?", *map(picture, range(20, 27))))
+    assert 7 == engine.reading.pictures_encoded
+
+
+def test_an_answer_begun_too_late_says_nothing_of_the_newer_one(engine):
+    old = engine.llama.create_chat_completion(messages=[user("What color?", picture(1))], stream=True)
+    engine.ask(user("How many shapes?", picture(1)))
+    why = engine.reading.finish_reason
+    with pytest.raises(EngineFailed, match="newer question"):
+        list(old)
+    assert why == engine.reading.finish_reason != "stopped"
+
+
 def test_an_answer_left_unfinished_cannot_go_on_after_another_question(engine):
     old = engine.stream(user("What color?", picture(1)))
     next(old)

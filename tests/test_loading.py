@@ -2,12 +2,17 @@
 
 import ctypes
 import os
+import random
 import signal
 import threading
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
+from llama_cpp import llama_cpp as c
 
-from llava_cli import LoadOptions, load, loading
+from llava_cli import LoadOptions, load, loading, stopping
 from llava_cli.errors import Stopped
 from llava_cli.handler import LlavaChatHandler
 from llava_cli.vision import Tower
@@ -58,6 +63,22 @@ def test_ctrl_c_inside_llama_cpp_ends_the_loading(tiny_pair, monkeypatch):
     monkeypatch.setattr(llama_cpp, "Llama", lambda **options: (ctrl_c(), made(**options))[1])
     with pytest.raises(KeyboardInterrupt):
         opened(tiny_pair)
+
+
+def test_models_that_are_loaded_at_once_are_each_opened_by_their_own_options(tiny_pair, monkeypatch):
+    @contextmanager
+    def slow():
+        time.sleep(random.random() / 10)
+        yield
+
+    standard = c.llama_model_default_params
+    monkeypatch.setattr(loading, "zero_pages_given_back", slow)
+    threads = [threading.Thread(target=lambda: opened(tiny_pair).close()) for _ in range(3)]
+    for _ in [thread.start() for thread in threads]:
+        continue
+    for thread in threads:
+        thread.join()
+    assert standard is c.llama_model_default_params
 
 
 def test_a_stop_from_another_thread_ends_the_loading(tiny_pair, monkeypatch):
@@ -114,6 +135,26 @@ def test_ctrl_c_while_writing_leaves_the_next_answer_as_it_is(tiny_pair):
             model.stop()
         again = model.ask(picture(1), QUESTION).text
     assert ask(tiny_pair, cache=False).text == again
+
+
+def test_after_a_stop_a_picture_can_be_embedded(tiny_pair):
+    with opened(tiny_pair, cache=False) as model:
+        model.stop()
+        assert len(model.embed(picture(1)))
+
+
+def test_two_signals_that_are_one_do_not_cut_off_what_the_first_began(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stops = []
+    with stopping.ctrl_c_stops(SimpleNamespace(stop=lambda: stops.append(1)), writes=False):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+            now[0] += 0.1
+        now[0] += 1
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert stops
 
 
 def test_a_tower_that_is_told_to_stop_is_not_opened(tiny_pair):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import random
 import socket
 
@@ -154,6 +155,13 @@ REFUSED = {
         "$schema": "http://json-schema.org/draft-04/schema#", **WHOLE, "minimum": 1, "exclusiveMinimum": True,
     },
     "not a JSON schema": {"type": "strnig"},
+    "no schema but something else": {
+        "$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": [TEXT],
+    },
+    "bounds that are no numbers": {**WHOLE, "maximum": math.inf},
+    "which JSON does not have": {"enum": [math.inf]},
+    "draft 3": {"$schema": "http://json-schema.org/draft-03/schema#", "type": "any"},
+    "no address": {"$schema": 5},
 }  # fmt: skip
 
 
@@ -257,6 +265,14 @@ def test_whatever_a_model_writes_in_a_grammar_is_valid(model):
             assert (json.loads(reply.text), "stop") == (reply.parsed, reply.finish_reason)
             valid += 1
     assert valid >= 8
+
+
+def test_what_a_schema_wants_repeated_is_no_loop():
+    """The bundled model writes it the same way each time; the one that knows nothing does not."""
+    schema = {"type": "array", "items": {"const": 0}, "minItems": 100, "maxItems": 100}
+    with load("shapes", options=LoadOptions(threads=1), cache=False) as model:
+        reply = model.ask(SCENE, "?", schema=schema, max_tokens=400, temperature=0)
+        assert (100, "stop") == (len(reply.parsed), reply.finish_reason)
 
 
 def test_an_answer_that_is_cut_is_unfit_and_says_what_helps(model):
