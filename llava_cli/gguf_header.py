@@ -25,7 +25,7 @@ _GIVE_GGUF = "a model is a .gguf file and its projector another, both from the s
 _FIRST_READ = 1 << 20
 _LONGEST_HEADER = 64 << 20
 _MOST_ENTRIES = 65_536
-_MOSTSTRINGS = 2_000_000
+_MOST_STRINGS = 2_000_000
 _MOST_ALIGNMENT = 65_536
 
 
@@ -108,7 +108,7 @@ class _Parser:
         self._view = memoryview(data)
         self._size = size
         self._position = 4
-        self._strings_left = _MOSTSTRINGS
+        self._strings_left = _MOST_STRINGS
 
     def parse(self) -> GgufHeader:
         version = self._number("u32")

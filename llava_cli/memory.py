@@ -96,7 +96,8 @@ def plan(
     shape = _Shape.of(model)
     context = _rounded(options.context)
     batch = min(context, options.ubatch)
-    per_cell = shape.kv_elements * _bytes(1.0, options.kv)
+    elements, size = KV_TYPES[options.kv]
+    per_cell = shape.kv_elements * size / elements
     rows = picture * shape.width * 4
     logits = batch * shape.tokens * 4
     layer = batch * 4 * (3 * shape.hidden + 4 * shape.width)
@@ -106,9 +107,7 @@ def plan(
         weights=model.file_size,
         repacked=_repacked(model, repacked_types) if options.repack else 0,
         kv=round(context * per_cell),
-        begun=round(min(context, picture + _FIRST_WORDS) * per_cell)
-        if sys.platform == "linux"
-        else round(context * per_cell),
+        begun=round((min(context, picture + _FIRST_WORDS) if sys.platform == "linux" else context) * per_cell),
         program=_PROGRAM + _PER_TOKEN * shape.tokens + _PER_MERGE * shape.merges,
         reading=layer + mask + attention + 2 * rows,
         looking=_looking(projector, shape.width) + 2 * rows,
@@ -220,11 +219,6 @@ def _each(value: Any, blocks: int) -> list[int]:
 
 def _rounded(context: int) -> int:
     return -(-context // _ALIGNMENT) * _ALIGNMENT
-
-
-def _bytes(elements: float, kv: str) -> float:
-    block, size = KV_TYPES[kv]
-    return elements * size / block
 
 
 def _square_tokens(projector: GgufHeader) -> int:

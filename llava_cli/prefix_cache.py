@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_cli.cache_files import CacheFiles, Entry, Key
-from llava_cli.cells import Cell, PictureCell
+from llava_cli.cells import Cell, PictureCell, view_of
 from llava_cli.errors import NotEnoughRoom
 from llava_cli.gguf_file import file_identity
 from llava_cli.settings import LoadOptions, cache_dir, data_dir
@@ -203,7 +203,7 @@ def _files_of(key: Key) -> set[str | None]:
 
 def _runs(cells: Sequence[Cell]) -> Iterator[int | list[str | int]]:
     """Write cells as JSON: a token as its number, a picture as its view and how many cells it takes."""
-    for view, group in groupby(cells, key=lambda cell: cell.view if isinstance(cell, PictureCell) else None):
+    for view, group in groupby(cells, key=view_of):
         run = list(group)
         if view is not None:
             yield [*view, len(run)]

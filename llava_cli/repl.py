@@ -11,6 +11,7 @@ from llava_cli.errors import LlavaError, Stopped
 from llava_cli.line_editor import LineEditor, Lines, PlainLines
 from llava_cli.pictures import Picture
 from llava_cli.render import Output
+from llava_cli.reply import CUT_SHORT, Reply
 from llava_cli.sanitiser import sanitise
 from llava_cli.session import Session
 from llava_cli.settings import ChatOptions, data_dir
@@ -19,7 +20,6 @@ from llava_cli.stopping import ctrl_c_stops
 
 if TYPE_CHECKING:
     from llava_cli.chat import Opened
-    from llava_cli.reply import Reply
 
 
 class Repl:
@@ -110,8 +110,8 @@ class Repl:
         self.say_notes()
         if self._session.chat.dropped > dropped:
             self._say_once("the context window is full: the oldest turns are dropped from now on, pictures stay")
-        if reply.finish_reason in _CUT_SHORT:
-            self._output.note(_CUT_SHORT[reply.finish_reason])
+        if reply.finish_reason in CUT_SHORT:
+            self._output.note(CUT_SHORT[reply.finish_reason] + _WAY_OUT.get(reply.finish_reason, ""))
 
     def _model(self) -> Opened:
         if self._session.is_loading:
@@ -165,12 +165,11 @@ class Repl:
         self._status = " · ".join(parts)
 
 
-_CUT_SHORT = {
-    "length": "the answer was cut at its longest length; /continue goes on, /set max_tokens allows more",
-    "context": "the context window is full, so the answer stops here; /continue makes room and goes on",
-    "loop": "the answer began to repeat itself, so it was ended; /retry draws another",
-    "stopped": "stopped; /continue goes on",
-    "content_filter": "a filter of the server cut the answer",
+_WAY_OUT = {
+    "length": "; /continue goes on, /set max_tokens allows more",
+    "context": "; /continue makes room and goes on",
+    "loop": "; /retry draws another",
+    "stopped": "; /continue goes on",
 }
 
 

@@ -64,6 +64,16 @@ class Usage:
         return (self.answer_tokens - 1) / self.write_seconds if self.write_seconds > 0 else 0.0
 
 
+CUT_SHORT = {
+    "length": "the answer was cut at its longest length",
+    "context": "the context window is full, so the answer stops here",
+    "loop": "the answer began to repeat itself, so it was ended",
+    "stopped": "stopped",
+    "content_filter": "a filter of the server cut the answer",
+}
+"""What has happened to an answer that ended for this reason; a command adds its way out."""
+
+
 class Reply:
     """An answer being written: iterate for its pieces, or take `text`, which waits for the end."""
 

@@ -180,21 +180,17 @@ class Tower:
     def __exit__(self, *_: object) -> None:
         self._resources.close()
 
-    def encode(self, picture: Picture, detail: Detail = "high") -> NDArray[np.float32]:
+    def encode(self, picture: Picture, detail: Detail) -> NDArray[np.float32]:
         """Return the image features as the language model receives them, float32 `(n_tokens, n_embd)`.
 
         Raise `EngineFailed` when they cannot be right, `Stopped` when the user asked to stop.
         """
         import numpy as np
 
-        tiling = self._facts.tiling
-        if tiling is None:
-            features = self._encode_square(square_pixels(picture, self._facts.image_size), picture.name)
-        else:
-            features = self._encode_square(tiling.overview(picture), picture.name)
-            if detail == "high":
-                tiles = [self._encode_square(tile, picture.name) for tile in tiling.cut(picture)]
-                features = tiling.join((picture.width, picture.height), features, tiles)
+        squares = self._facts.squares(picture, detail)
+        features, *tiles = [self._encode_square(square, picture.name) for square in squares]
+        if tiles and self._facts.tiling is not None:
+            features = self._facts.tiling.join((picture.width, picture.height), features, tiles)
         if not np.isfinite(features).all():
             raise EngineFailed(picture.name, "the image features are not numbers; is the projector file damaged?")
         return features

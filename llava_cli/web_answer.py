@@ -7,24 +7,17 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llava_cli.chat import text_of
 from llava_cli.engine import Began, End, Event, Job, Piece, Stage
 from llava_cli.errors import LlavaError, Stopped
 from llava_cli.render import stage_words
+from llava_cli.reply import CUT_SHORT, Reply
 from llava_cli.sanitiser import sanitise
 from llava_cli.stage_line import elapsed
 
-if TYPE_CHECKING:
-    from llava_cli.reply import Reply
-
-_CUT_SHORT = {
-    "length": "the answer was cut at its longest length, which the settings can raise",
-    "context": "the context is full, so the answer stops here",
-    "loop": "the answer began to repeat itself, so it was ended; retry draws another",
-    "stopped": "stopped",
-}
+_WAY_OUT = {"length": ", which the settings can raise", "loop": "; retry draws another"}
 
 
 @dataclass(frozen=True)
@@ -139,8 +132,8 @@ def _in_numbers(reply: Reply) -> str:
         said.append(f"{usage.tokens_per_second:.1f} tokens/s")
     if usage.picture_cells and not usage.pictures_encoded and usage.reused_cells > usage.picture_cells:
         said.append("the picture was not read again")
-    if reply.finish_reason in _CUT_SHORT:
-        said.append(_CUT_SHORT[reply.finish_reason])
+    if reply.finish_reason in CUT_SHORT:
+        said.append(CUT_SHORT[reply.finish_reason] + _WAY_OUT.get(reply.finish_reason, ""))
     return " · ".join(said)
 
 

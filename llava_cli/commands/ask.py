@@ -170,8 +170,7 @@ def ask(
             if stats:
                 output.stats(reply.usage, reply.seed)
                 output.opened(opened.options)
-            if reply.finish_reason in _CUT_SHORT:
-                output.note(_CUT_SHORT[reply.finish_reason])
+            _say_how_it_ended(reply, output)
         # Closing the model keeps the picture for next time, which can fail.
         for note in (*history.notes, *opened.notes[len(said) :]):
             output.note(note)
@@ -315,9 +314,14 @@ def _exit_code(reply: Reply | Decision, choices: Sequence[str] | None) -> int:
     return 10 + place if place else 0
 
 
-_CUT_SHORT = {
-    "length": "the answer was cut at its longest length; -n allows more tokens",
-    "context": "the context is full, so the answer stops here; --context makes it larger",
-    "loop": "the answer began to repeat itself, so it was ended; another --seed may not",
-    "content_filter": "a filter of the server cut the answer",
-}
+def _say_how_it_ended(reply: Reply | Decision, output: Output) -> None:
+    from llava_cli.reply import CUT_SHORT
+
+    way_out = {
+        "length": "; -n allows more tokens",
+        "context": "; --context makes it larger",
+        "loop": "; another --seed may not",
+        "content_filter": "",
+    }
+    if reply.finish_reason in way_out:
+        output.note(CUT_SHORT[reply.finish_reason] + way_out[reply.finish_reason])
