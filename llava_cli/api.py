@@ -30,7 +30,7 @@ from llava_cli.engine import Began, End, Engine, Event, Job, Piece, Stage
 from llava_cli.errors import LlavaError, Stopped
 from llava_cli.model import Model
 from llava_cli.openai_shapes import chunks, completion
-from llava_cli.refusals import Refused, as_refusal, fault_of
+from llava_cli.refusals import Refused, as_refusal, refusal_of_body
 from llava_cli.reply import Reply
 
 _HEARTBEAT = 10.0
@@ -291,7 +291,9 @@ async def _refuse_page(request: Request, error: Exception) -> Response:
 
 async def _refuse_body(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return await _refuse(request, fault_of(error.body, error.errors()))
+    if not isinstance(error.body, dict) and "json" not in request.headers.get("content-type", ""):
+        return await _refuse(request, Refused(415, "send it as JSON, with Content-Type: application/json"))
+    return await _refuse(request, refusal_of_body(error.body, error.errors()))
 
 
 _PAGES = {

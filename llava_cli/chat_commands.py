@@ -11,7 +11,7 @@ from pathlib import Path
 from llava_cli import preview, transcript
 from llava_cli.errors import LlavaError, UsageError
 from llava_cli.pictures import Picture, RememberedPicture
-from llava_cli.render import Output, ago
+from llava_cli.render import Output, ago, counted
 from llava_cli.reply import Reply
 from llava_cli.sanitiser import sanitise
 from llava_cli.session import Session
@@ -31,6 +31,9 @@ class ChatCommands:
         self._answer = answer
         self._preview_as = preview_as
         self.prefill = ""
+        """What the next line to enter begins with."""
+        self.edits = False
+        """Whether that is to take the place of the last question."""
         """What stands in the next prompt, to be changed and sent."""
         self.table: dict[str, Callable[[str], None]] = {
             "image": self._image, "images": self._images, "drop": self._drop, "show": self._show, "new": self._new,
@@ -124,13 +127,14 @@ class ChatCommands:
         self._answer(lambda: self._session.retry(temperature))
 
     def _edit(self, argument: str) -> None:
-        if not argument and not self._output.rich:
-            raise UsageError("/edit", "without a terminal it needs the question", hint="/edit What is it made of?")
-        text = self._session.undo()
         if argument:
+            self._session.undo()
             self._answer(lambda: self._session.ask(argument))
-        else:
-            self.prefill = text
+            return
+        if not self._output.rich:
+            raise UsageError("/edit", "here it needs the question", hint="/edit What is it made of?")
+        self.prefill, self.edits = self._session.chat.last_turn[0], True
+        self._output.say("Enter asks this in place of the last question; Ctrl-C leaves everything as it is")
 
     def _continue(self, _argument: str) -> None:
         self._answer(self._session.go_on)
@@ -140,7 +144,8 @@ class ChatCommands:
         if not answers:
             raise UsageError("/copy", "there is no answer yet", hint="ask a question first")
         if not self._output.rich:
-            raise UsageError("/copy", "only a terminal has a clipboard", hint="/export md FILE writes a file")
+            why = "it needs a terminal, without --plain"
+            raise UsageError("/copy", why, hint="/export md FILE writes a file")
         self._output.copy(answers[-1])
         self._output.say("the last answer is on the clipboard, if your terminal allows it (OSC 52)")
 
@@ -197,13 +202,15 @@ class ChatCommands:
         turns = [turn for turn in self._session.chat.messages if turn["role"] == "user"]
         if turns:
             question = self._session.chat.last_turn[0]
-            self._output.say(f"going on after {len(turns)} turns; the last question was: {_shortened(question)}")
+            self._output.say(
+                f"going on after {counted(len(turns), 'turn')}; the last question was: {_shortened(question)}"
+            )
 
     def _chats(self, _argument: str) -> None:
         now = time.time()
         lines = [
             f"{_shortened(chat.name or str(chat.id))}  {_shortened(chat.question)}"
-            f"  {chat.length} turns, {ago(now - chat.used)}"
+            f"  {counted(chat.length, 'turn')}, {ago(now - chat.used)}"
             for chat in self._session.journal.history.chats()
         ]
         self._output.say("\n".join(lines) or "no chats in the log yet")

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -176,6 +177,9 @@ def _in_our_words(error: Exception) -> LlavaError:
 def _usage_error(error: Any) -> UsageError:
     """Say what typer says of a command line, and how the command is used."""
     path = error.ctx.command_path if getattr(error, "ctx", None) is not None else "llava"
+    if re.fullmatch("-[^-]", getattr(error, "option_name", "")):
+        hint = f"a file of such a name is ./{error.option_name}…, other words go behind --; {path} --help"
+        return UsageError("usage", error.message.rstrip("."), hint=hint)
     if possible := getattr(error, "possibilities", None):
         hint = f"did you mean {' or '.join(sorted(possible))}? {path} --help shows all"
         return UsageError("usage", error.message.rstrip("."), hint=hint)

@@ -17,7 +17,7 @@ from llava_cli.errors import UnreadablePicture
 if TYPE_CHECKING:
     from PIL import Image
 
-SMALLER = "make a smaller copy first: magick FILE -resize 2048x2048 smaller.jpg (or allow it: --max-megapixels)"
+SMALLER = "make a smaller copy first: magick FILE -resize 2048x2048 smaller.jpg (or allow it: --max-megapixels N)"
 AGAIN = "copy or download it again"
 _PARTIAL = f"{AGAIN}, or use the part that is there with --allow-truncated"
 

@@ -86,7 +86,9 @@ def _key(name: str) -> str:
         raise UsageError("api key", why, hint="export OPENAI_API_KEY=…; then --api-key-env OPENAI_API_KEY")
     key = os.environ.get(name, "").strip()
     if not key:
-        raise UsageError("api key", "there is no variable of that name, or it is empty", hint="export NAME=…")
+        raise UsageError(
+            "api key", "there is no variable of that name, or it is empty", hint="export THAT_NAME=the key"
+        )
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise UsageError("api key", "the variable holds something that cannot be a key", hint="is it the right one?")
     return key

@@ -47,10 +47,13 @@ class LlavaError(Exception):
         self.hint = hint
 
 
+GENERAL_HINT = "llava --help, llava ask --help"
+
+
 class UsageError(LlavaError):
     exit_code = 2
 
-    def __init__(self, what: str, why: str, *, hint: str = "llava --help, llava ask --help") -> None:
+    def __init__(self, what: str, why: str, *, hint: str = GENERAL_HINT) -> None:
         super().__init__(what, why, hint=hint)
 
 

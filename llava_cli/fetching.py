@@ -167,5 +167,6 @@ def _failure(what: str, error: httpx2.HTTPError, limits: FetchLimits) -> Unreada
     if isinstance(error, httpx2.ConnectError):
         return UnreadablePicture(what, f"no connection to {host} ({error})", hint="check the address and the network")
     if isinstance(error, httpx2.UnsupportedProtocol):
-        return UnreadablePicture(what, "redirected to something that is not http(s)", hint=_SAVE_IT)
+        why = "redirected to something that is not http(s)" if host else "the address names no server"
+        return UnreadablePicture(what, why, hint=_SAVE_IT if host else "check the address")
     return UnreadablePicture(what, f"the connection broke off ({error})", hint="try again")

@@ -16,7 +16,7 @@ from llava_cli import sniffing
 from llava_cli.errors import UnreadablePicture, UsageError
 from llava_cli.fetching import is_address
 from llava_cli.pictures import shown
-from llava_cli.slash import SUFFIXES
+from llava_cli.sniffing import SUFFIXES
 
 _HEAD = 512
 """Bytes that tell whether a file is a picture."""

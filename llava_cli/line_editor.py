@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llava_cli.private_files import make_directory
 from llava_cli.render import Output
 from llava_cli.sanitiser import sanitise
-from llava_cli.slash import COMMANDS, SUFFIXES, is_open_block
+from llava_cli.slash import COMMANDS, is_open_block
+from llava_cli.sniffing import SUFFIXES
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completion

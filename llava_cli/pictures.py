@@ -247,7 +247,7 @@ def _read(path: str, what: str, limits: PictureLimits) -> bytes:
 def _require_file(what: str, mode: int) -> None:
     kinds = (
         (stat.S_ISDIR, "a folder, not a single picture", "give one picture that is in it"),
-        (stat.S_ISFIFO, "a pipe, not a file", "save the picture to a file first"),
+        (stat.S_ISFIFO, "a pipe, not a file", "save the picture to a file first, or: … | llava ask -"),
         (stat.S_ISSOCK, "a socket, not a file", "give a picture file"),
         (stat.S_ISCHR, "a device, not a file", "give a picture file"),
         (stat.S_ISBLK, "a device, not a file", "give a picture file"),

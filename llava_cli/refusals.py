@@ -57,7 +57,7 @@ def as_refusal(error: BaseException | None) -> Refused:
             return Refused(500, message, code="engine_failed")
 
 
-def fault_of(body: Any, faults: Sequence[Any]) -> Refused:
+def refusal_of_body(body: Any, faults: Sequence[Any]) -> Refused:
     """Turn what pydantic complains of into the answer to a request with this body."""
     # Of a union every branch complains; the one that came furthest knows best.
     worst = max(faults, key=lambda fault: len(fault["loc"]))

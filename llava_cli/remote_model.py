@@ -171,7 +171,8 @@ class RemoteModel:
 
     def seen(self, _picture: PictureSource) -> list[Picture]:
         """Raise `UsageError`: only the server knows."""
-        raise UsageError("picture", f"only {self.endpoint.host} knows what its model sees of it", hint="/show draws it")
+        why = f"only {self.endpoint.host} knows what its model sees of a picture"
+        raise UsageError("model input", why, hint="a model on this computer shows it: leave --endpoint out")
 
     def facts(self) -> dict[str, Any]:
         """Return what the log keeps of the model, by the names of `Turn`."""

@@ -19,7 +19,7 @@ from llava_cli.pager import opened_pager
 from llava_cli.sanitiser import sanitise
 from llava_cli.stage_line import StageLine, console_on
 from llava_cli.standard_output import Guarded
-from llava_cli.terminal_state import DUMB
+from llava_cli.terminal_state import DUMB, typed_unseen
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -40,6 +40,10 @@ STAGES = {
     "pausing": "the server wants a pause",
 }
 """What is said of the things that take long, by name."""
+
+
+_ENDLESS = 10_000
+"""Columns: wider than any table."""
 
 
 class Output:
@@ -76,7 +80,8 @@ class Output:
         if self.rich and markdown and not raw:
             stream = MarkdownStream(console_on(sys.stdout), on_first=self.end_stage, moves=self._moves)
             try:
-                stream.show(sanitise(piece) for piece in pieces)
+                with typed_unseen() if self._moves else nullcontext():
+                    stream.show(sanitise(piece) for piece in pieces)
             finally:
                 self.end_stage()
             return
@@ -90,9 +95,9 @@ class Output:
             # What there is of the answer is a line of its own.
             self.write("\n" if written else "")
             raise
-        self.end_stage()
         if written:
             self.write("\n")
+        self.end_stage()
 
     def write(self, text: str) -> None:
         """Write what is text in `text` to stdout now; raise `LlavaError` if it cannot be written."""
@@ -115,6 +120,7 @@ class Output:
             for row in rows:
                 self.write("\t".join(_one_line(str(value)).replace("\t", " ") for value in row) + "\n")
             return
+        from rich.measure import Measurement
         from rich.table import Table
 
         shown = [[_one_line(how(value)) for value, how in zip(row, show, strict=True)] for row in rows]
@@ -126,7 +132,14 @@ class Output:
             table.add_column(title, justify=justify, overflow="fold", no_wrap=short)
         for row in shown:
             table.add_row(*row)
-        console_on(sys.stdout).print(table)
+        console = console_on(sys.stdout)
+        if Measurement.get(console, console.options.update(max_width=_ENDLESS), table).minimum > console.width:
+            # Side by side, names and numbers would lose their ends.
+            width = max(map(len, titles)) + 2
+            for row in shown:
+                self.write("".join(f"{title:{width}}{cell}\n" for title, cell in zip(titles, row, strict=True)) + "\n")
+            return
+        console.print(table)
 
     def styled(self, text: str, style: str = "") -> None:
         """Write lines in a style of rich's, plainly where there are no styles."""
@@ -271,8 +284,8 @@ class Output:
         here = usage.read_seconds > 0 or usage.picture_cells > 0
         stages = f" (picture {usage.look_seconds:.2f}, prompt {usage.read_seconds:.2f})" if here else ""
         parts = [
-            f"{usage.answer_tokens} tokens",
-            f"{usage.tokens_per_second:.1f} tokens/s",
+            counted(usage.answer_tokens, "token"),
+            *([f"{usage.tokens_per_second:.1f} tokens/s"] if usage.tokens_per_second else []),
             f"first token {usage.first_token_seconds:.2f} s{stages}",
             *([f"{usage.picture_cells} picture tokens"] if here else []),
             *([f"prompt {usage.reused_cells} reused + {usage.new_cells} new"] if usage.prompt_cells else []),
@@ -332,6 +345,11 @@ def in_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def counted(number: int, what: str) -> str:
+    """Write how many there are of what: `1 turn`, `2 turns`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def ago(seconds: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_cli.chat_commands import ChatCommands
-from llava_cli.errors import LlavaError, Stopped
+from llava_cli.errors import GENERAL_HINT, LlavaError, Stopped
 from llava_cli.line_editor import LineEditor, Lines, PlainLines
 from llava_cli.pictures import Picture
 from llava_cli.render import Output
@@ -59,11 +59,12 @@ class Repl:
         while True:
             self._describe()
             prefill, self._commands.prefill = self._commands.prefill, ""
+            edits, self._commands.edits = self._commands.edits, False
             try:
                 entered = "" if self._session.has_failed else self._lines.read(prefill)
                 if self._session.has_failed:
                     self._session.model  # noqa: B018 - it raises why
-                self._play(entered)
+                self._play(entered, edits=edits)
             except EOFError:
                 if not self._session.has_failed:
                     return
@@ -74,11 +75,16 @@ class Repl:
             except LlavaError as error:
                 if not self._is_terminal:
                     raise
+                if error.hint == GENERAL_HINT:
+                    error.hint = "/help lists the commands"
                 self._output.error(error)
                 self._give_up_the_model(error)
 
-    def _play(self, entered: str) -> None:
+    def _play(self, entered: str, *, edits: bool) -> None:
+        """Do what a line says; one that `edits` takes the place of the last question, if it is one."""
         line = read_line(entered)
+        if edits and line.text and not line.command:
+            self._session.undo()
         for path in line.pictures:
             self._commands.stage(path)
         if line.command:

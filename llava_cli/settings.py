@@ -260,10 +260,13 @@ def _from_config() -> dict[str, object]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(str(path), f"the config file cannot be read ({error})") from error
+        hint = "mend that line, or move the file away"
+        raise UsageError(str(path), f"the config file cannot be read ({error})", hint=hint) from error
     for key in table:
         if key not in _TYPES:
-            raise UsageError(str(path), f"unknown key {key!r:.80}", hint=f"known keys: {', '.join(_TYPES)}")
+            close = difflib.get_close_matches(key, _TYPES, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(_TYPES)}"
+            raise UsageError(str(path), f"unknown key {key!r:.80}", hint=hint)
     return {key: _convert(value, _TYPES[key], f"{key} in {path}") for key, value in table.items()}
 
 
@@ -276,7 +279,7 @@ def _convert(value: object, kind: type, where: str) -> object:
         with contextlib.suppress(ValueError, OverflowError):
             return kind(str(value))
     expected = "a size such as 2 GiB" if kind is ByteSize else kind.__name__
-    raise UsageError(where, f"expected {expected}, not {value!r:.80}")
+    raise UsageError(where, f"expected {expected}, not {value!r:.80}", hint="give another value, or leave it out")
 
 
 _BOOLEANS = {

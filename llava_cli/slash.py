@@ -10,12 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from llava_cli.errors import UsageError
 from llava_cli.fetching import is_address
-
-SUFFIXES = {
-    ".png", ".jpg", ".jpeg", ".jpe", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pnm",
-    ".heic", ".heif",
-}  # fmt: skip
-"""How the names of picture files end; what is in them is decided when they are opened."""
+from llava_cli.sniffing import SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,12 @@ from __future__ import annotations
 import re
 import struct
 
+SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".jpe", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pnm",
+    ".heic", ".heif",
+}  # fmt: skip
+"""How the names of picture files end; what is in them is decided when they are opened."""
+
 _PICTURES = (
     ("PNG", b"\x89PNG\r\n\x1a\n"),
     ("JPEG", b"\xff\xd8\xff"),

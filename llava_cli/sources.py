@@ -10,6 +10,7 @@ from pathlib import Path
 from llava_cli.errors import UsageError
 from llava_cli.fetching import fetch, is_address, public_name
 from llava_cli.pictures import LIMITS, Picture, PictureLimits, open_data_url, open_picture
+from llava_cli.sniffing import SUFFIXES
 
 
 def names_picture(text: str) -> bool:
@@ -19,11 +20,13 @@ def names_picture(text: str) -> bool:
     """
     if os.path.lexists(text):
         return True
+    folder = os.path.dirname(text)  # noqa: PTH120 - no question is too long for it
+    is_path = text.startswith(("~/", "./", "../", "/")) or (folder != "" and os.path.isdir(folder))  # noqa: PTH112
     if any(letter.isspace() for letter in text):
-        return False
+        return is_path and Path(text).suffix.lower() in SUFFIXES
     return (
-        text == "clip:" or text[:5].lower() == "data:" or is_address(text) or text.startswith(("~/", "./", "../"))
-        or re.search(r"\w\.\w{2,5}$", text) is not None or ("/" in text and Path(text).parent.is_dir())
+        text == "clip:" or text[:5].lower() == "data:" or is_address(text) or is_path
+        or re.search(r"\w\.\w{2,5}$", text) is not None
     )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def in_a_child(work: Work) -> Any:
             _end_with(parent)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return work()
-    status = _wait_for(child)
+    status = _wait_for(child, terminal)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     code = os.waitstatus_to_exitcode(status)
     if code >= 0 and (code != 1 or last_words.said("stage") == _ENDED):
@@ -108,7 +108,7 @@ def _end_with(parent: int) -> None:
             faulthandler.enable()
 
 
-def _wait_for(child: int) -> int:
+def _wait_for(child: int, terminal: TerminalState) -> int:
     """Pass on what this process is sent, until the child has ended; return how, as `waitpid` does."""
     while True:
         heard = signal.sigwaitinfo(_HEARD)
@@ -123,7 +123,8 @@ def _wait_for(child: int) -> int:
         if heard.si_signo == signal.SIGTSTP:
             # Stopped by that very signal, so that the shell says so. It goes on from here.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
-            os.kill(os.getpid(), signal.SIGTSTP)
+            with terminal.lent_out():
+                os.kill(os.getpid(), signal.SIGTSTP)
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
 
 

@@ -25,7 +25,7 @@ UNKNOWN = "not a picture (unknown kind of file)"
 RAW = "raw camera pictures are not supported"
 SVG = "SVG pictures are not supported"
 SVG_HINT = "convert it to PNG first: rsvg-convert -o picture.png FILE"
-SMALLER = "make a smaller copy first: magick FILE -resize 2048x2048 smaller.jpg (or allow it: --max-megapixels)"
+SMALLER = "make a smaller copy first: magick FILE -resize 2048x2048 smaller.jpg (or allow it: --max-megapixels N)"
 
 Refused = tuple[str, str, bytes]
 """Why, the hint, and the file."""

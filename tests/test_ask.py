@@ -69,6 +69,8 @@ NAMES = {
     "a word": ("Describe", False),
     "a word with a stop": ("Describe.", False),
     "a slash": ("left/right?", False),
+    "a file with spaces in a folder that is there": ("./my photo.jpg", True),
+    "about a file in a folder": ("What is in photos/scene.png", False),
     "about an address": ("https://example.org/a or not?", False),
     "without spaces": ("この写真は何ですか", False),
     "nothing": ("", False),
@@ -108,6 +110,8 @@ USAGE = {
     "no crop": [SCENE, "What?", "--crop", "1,2"],
     "no PNG": [SCENE, "What?", "--show-input", "seen.jpg"],
     "no template": [SCENE, "What?", "--template", "none"],
+    "a part of no picture": ["-c", "What?", "--crop", "0,0,10,10"],
+    "a frame of no picture": ["-c", "What?", "--frame", "2"],
     "raw choices": [SCENE, "What?", "--choices", "yes,no", "--raw"],
     "no option": [SCENE, "What?", "--frobnicate"],
 }
@@ -133,6 +137,20 @@ def test_how_large_a_picture_may_be_is_for_the_user_to_say(here, folder, tiny_pa
     assert (code, True) == (done.returncode, "too large: 1,100,000 pixels" in done.stdout + done.stderr)
     assert 2 == here(*how, "--max-megapixels", "1001").returncode
     assert 0 == here(*how, "--max-megapixels", "2").returncode
+
+
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0", b"What\xff?", b"What\0?"])
+def test_what_is_no_text_is_no_question(data):
+    done = llava("ask", SCENE, "-", "-m", "shapes", stdin=data)
+    assert (2, "", True) == (done.returncode, done.stdout, "what came through stdin is no text" in done.stderr)
+
+
+def test_a_question_alone_is_told_that_a_picture_comes_first(here, folder):
+    done = here("ask", "What color is it?", "-m", "shapes")
+    assert (3, True) == (
+        done.returncode,
+        "a picture comes first: llava ask photo.jpg 'What color is it?'" in done.stderr,
+    )
 
 
 def test_other_errors_are_json_too_and_keep_their_exit_codes(here, folder):

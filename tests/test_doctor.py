@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from llava_cli import checkup, machine
+from llava_cli import checkup, machine, settings
 from llava_cli.checkup import check_up
 from llava_cli.machine import Limit
 from llava_cli.registry import find
@@ -32,6 +32,15 @@ def test_a_model_that_is_not_there_comes_first_and_gives_its_code():
     done = llava("doctor")
     assert (4, True) == (done.returncode, done.stdout.startswith("problem: llava-v1.5-7b: not on this computer"))
     assert "  do: download it" in done.stdout.splitlines()[1]
+
+
+def test_a_mistake_in_the_config_file_is_a_finding_beside_the_others():
+    settings.config_path().parent.mkdir(parents=True)
+    settings.config_path().write_text("modle = 'shapes'")
+    done = llava("doctor")
+    first, second = done.stdout.splitlines()[:2]
+    assert (2, True, "  do: did you mean model?") == (done.returncode, first.endswith("unknown key 'modle'"), second)
+    assert "problem: llava-v1.5-7b: not on this computer" in done.stdout
 
 
 def test_a_larger_context_takes_more(tiny_pair):

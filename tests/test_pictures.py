@@ -174,7 +174,7 @@ def test_what_is_no_file_is_named_and_never_waited_for(here: Path) -> None:
     whys = {name: refusal(name)[1:] for name in ("folder", "fifo", "loop", "socket", "/dev/zero")}
     assert whys == {
         "folder": ("a folder, not a single picture", "give one picture that is in it"),
-        "fifo": ("a pipe, not a file", "save the picture to a file first"),
+        "fifo": ("a pipe, not a file", "save the picture to a file first, or: … | llava ask -"),
         "loop": ("a link that leads back to itself", "give the picture itself"),
         "socket": ("a socket, not a file", "give a picture file"),
         "/dev/zero": ("a device, not a file", "give a picture file"),

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import termios
@@ -166,7 +167,7 @@ def test_a_crash_at_the_prompt_leaves_a_sane_terminal_and_a_chat_to_go_on_with(t
         assert chat.raw.rfind("\x1b[?25h") > chat.raw.rfind("\x1b[?25l")
         assert 7 == chat.end()
     with Terminal("chat", "-c") as again:
-        again.wait("going on after 1 turns")
+        again.wait("going on after 1 turn;")
 
 
 @pytest.mark.faults
@@ -191,6 +192,28 @@ def test_a_job_is_stopped_and_goes_on_as_one(slow_pair):
     shell.expect("code 130\r")
     shell.sendline("exit")
     shell.expect(pexpect.EOF)
+    shell.close()
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(shutil.which("dash") is None, reason="there is no such shell")
+def test_what_is_typed_is_seen_while_a_job_is_stopped_whatever_the_shell(slow_pair):
+    """This one leaves a terminal as the stopped job had it."""
+    shell = pexpect.spawn(
+        "dash", ["-i"], timeout=30, encoding="utf-8", dimensions=(24, 200), env={**os.environ, "PS1": "ready "}
+    )
+    shell.expect("ready ")
+    shell.sendline(" ".join([*LLAVA, "ask", SCENE, "What?", *LONG, *files_of(slow_pair)]))
+    shell.expect(r"\n[^\n]{10}")
+    assert not termios.tcgetattr(shell.child_fd)[3] & termios.ECHO
+    shell.send("\x1a")
+    shell.expect("ready ")
+    assert termios.tcgetattr(shell.child_fd)[3] & termios.ECHO
+    shell.sendline("fg")
+    shell.expect(r"\n.{10}")
+    shell.send("\x03")
+    shell.expect("ready ")
+    assert termios.tcgetattr(shell.child_fd)[3] & termios.ECHO
     shell.close()
 
 

@@ -200,10 +200,20 @@ def _arguments(arguments: Sequence[str], go_on: bool, kept: str | None) -> tuple
     if [*pictures, question].count("-") > 1:
         hint = "- may stand once: for a picture, or the question"
         raise UsageError("stdin", "it cannot be two things at once", hint=hint)
-    question = read_stdin("question").decode("utf-8", "replace") if question == "-" else question
+    question = _text(read_stdin("question")) if question == "-" else question
     if not question.strip():
         raise UsageError("question", "it is empty", hint='say what you want to know: llava ask photo.jpg "…"')
     return pictures, question.strip()
+
+
+def _text(data: bytes) -> str:
+    try:
+        if b"\0" not in data:
+            return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        pass
+    hint = 'a picture comes first: … | llava ask - "What is it?"'
+    raise UsageError("question", "what came through stdin is no text", hint=hint)
 
 
 def answer_shape(
@@ -222,7 +232,7 @@ def answer_shape(
     if exit_code and not 2 <= len(kept.choices or ()) <= 116:
         raise UsageError("--exit-code", "it needs choices, 116 at most", hint="--choices yes,no --exit-code")
     if kept.choices is not None and (idle := [name for name, value in drawing.items() if value is not None]):
-        raise UsageError(idle[0], "with choices nothing is drawn", hint="leave it out")
+        raise UsageError(f"--{idle[0].replace('_', '-')}", "with choices nothing is drawn", hint="leave it out")
     return None if kept.schema is None else AnswerSchema(kept.schema), kept.choices
 
 
@@ -239,12 +249,18 @@ def _opened(sources: Sequence[str], crop: str | None, show_input: Path | None, *
     from llava_cli.sheets import require_writable
     from llava_cli.sources import names_picture, open_source
 
+    idle = {"--crop": crop, "--frame": how["frame"], "--allow-truncated": how["allow_truncated"]}
+    if not sources and (given := [name for name, value in idle.items() if value]):
+        raise UsageError(given[0], "it is about a picture that is given now", hint="name the picture again, too")
     part = None if crop is None else read_crop(crop)
     seen = []
     for source in sources:
         try:
             picture = open_source(source, stdin=partial(read_stdin, "picture"), **how)
         except UnreadablePicture as error:
+            if len(sources) == 1 and " " in source and not names_picture(source):
+                hint = f"a picture comes first: llava ask photo.jpg {shlex.quote(source[:60])}"
+                raise UnreadablePicture(error.what, error.why, hint=hint) from error
             if len(sources) > 1 and source != "-" and not names_picture(source) and "did you mean" not in error.hint:
                 hint = 'pictures come first, then the question, in quotes: llava ask photo.jpg "What is it?"'
                 raise UnreadablePicture(error.what, error.why, hint=hint) from error

@@ -62,7 +62,7 @@ def chat_names(incomplete: str) -> list[tuple[str, str]]:
 
 def picture_files(incomplete: str) -> list[tuple[str, str]]:
     """Offer files that are called like pictures, and folders."""
-    from llava_cli.slash import SUFFIXES
+    from llava_cli.sniffing import SUFFIXES
 
     return _paths(incomplete, PICTURE, SUFFIXES)
 

@@ -11,6 +11,7 @@ import typer
 from llava_cli import inventory, settings
 from llava_cli.commands import options
 from llava_cli.commands.fidelity import check_fidelity
+from llava_cli.errors import UsageError
 from llava_cli.render import Output, in_bytes
 
 if TYPE_CHECKING:
@@ -48,29 +49,40 @@ def doctor(
 
     The exit code is that of the first problem that stops llava.
     """
-    chosen = settings.resolve(
-        {
-            "model": model, "context": context, "threads": threads, "ubatch": ubatch,
-            "flash_attention": flash_attention, "repack": repack, "kv": kv,
-        }
-    )  # fmt: skip
+    flags = {
+        "model": model, "context": context, "threads": threads, "ubatch": ubatch,
+        "flash_attention": flash_attention, "repack": repack, "kv": kv,
+    }  # fmt: skip
+    mistake = _mistake()
+    chosen = settings.resolve(flags) if mistake is None else settings.Settings()
     with Output(quiet=quiet) as output:
         if fidelity:
             check_fidelity(output, chosen.model, chosen.load, model_path, projector_path, as_json=as_json)
             return
-        from llava_cli.checkup import check_up
+        from llava_cli.checkup import Finding, check_up
 
         spec = inventory.spec_of(chosen.model, model_path, projector_path, prompt_layout)
         found = check_up(spec, chosen.load)
         if tune and found.fit is not None and not found.exit_code:
             _tune(found.fit, chosen.load, output)
             found = check_up(spec, chosen.load)
+        if mistake is not None:
+            found.findings.insert(0, Finding(mistake))
         if as_json:
             output.write(json.dumps(found.as_json(), indent=2) + "\n")
         else:
             _show(found, output)
     if found.exit_code:
         raise typer.Exit(found.exit_code)
+
+
+def _mistake() -> UsageError | None:
+    """Return what is wrong with the config file or the environment: that is a finding, and must not hide the others."""
+    try:
+        settings.resolve({})
+    except UsageError as error:
+        return error
+    return None
 
 
 def _tune(fitted: Fit, asked: LoadOptions, output: Output) -> None:

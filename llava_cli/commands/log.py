@@ -74,7 +74,10 @@ def log(
             from llava_cli.pictures import open_picture
 
             sha256 = open_picture(picture, limits=options.picture_limits(settings.resolve({}))).sha256
-        turns = history.find(words=words, picture=sha256, limit=count or -1)
+        turns = history.find(words=words, picture=sha256, limit=count + 1 if count else -1)
+        if count and len(turns) > count:
+            turns = turns[:count]
+            output.note(f"these are the newest {count}; -n 0 shows all")
         if not turns:
             output.note("nothing was found" if words or picture else "nothing was asked yet")
         if as_json:
@@ -127,10 +130,11 @@ def rm(
     if everything == bool(numbers):
         raise UsageError("log rm", "it takes the numbers of turns, or --all", hint="llava log shows the numbers")
     with Output() as output, _opened_log(output) as history:
-        for number in numbers or []:
-            history.turn(number)
+        for turn in [history.turn(number) for number in sorted(set(numbers or []))]:
+            if not yes:
+                output.say(f"{turn.id}: {_shortened(turn.question, 1)}")
         if not yes:
-            what = "the whole log" if everything else f"{len(set(numbers or []))} of its turns"
+            what = "the whole log" if everything else "this" if len(set(numbers or [])) == 1 else "these"
             agreed = output.confirm(f"Remove {what}, for good?", default=False)
             if agreed is None:
                 raise UsageError("log rm", "it asks before it removes, and there is nobody to ask", hint="add --yes")

@@ -7,7 +7,7 @@ All three ask in the way that typer has for fish, whose answer is the plainest: 
 from __future__ import annotations
 
 from llava_cli.commands.completion import FILE, PICTURE
-from llava_cli.slash import SUFFIXES
+from llava_cli.sniffing import SUFFIXES
 
 _ASK = "env %(autocomplete_var)s=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS="
 _GLOB = "|".join(sorted({form for suffix in SUFFIXES for form in (suffix[1:], suffix[1:].upper())}))
