@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from llava_cli.guard import App, Receive, Rules, Scope, Send
+from llava_cli.guard import App, Limits, Receive, Rules, Scope, Send
 
 _API = "/gradio_api/"
 _UPLOAD = f"{_API}upload"
@@ -53,14 +53,20 @@ form {{ display: grid; gap: .8rem; width: min(20rem, 85vw) }} input, button {{ f
 <button>Open</button><p role="alert">{why}</p></form></body></html>"""
 
 
+class _SlowBody(Exception):
+    """A body did not come in time."""
+
+
 class PageGuard:
     """The page, for those who may have it: an ASGI application around another one.
 
-    `rules` tell the names it answers to, `uploads` is the one folder of which it shows files.
+    `rules` tell the names it answers to, `uploads` is the one folder of which it shows files. Of the `limits` only the
+    time for a body counts here.
     """
 
-    def __init__(self, app: App, rules: Rules, uploads: Path, password: str = "") -> None:
+    def __init__(self, app: App, rules: Rules, uploads: Path, password: str = "", limits: Limits | None = None) -> None:
         self._app, self._rules, self._password = app, rules, password
+        self._seconds = (limits or Limits()).body_seconds
         self._uploads = uploads.resolve()
         self._session = secrets.token_urlsafe(32)
         """What a browser shows instead of the password, until this process ends."""
@@ -70,7 +76,11 @@ class PageGuard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+            try:
+                await self._answer(scope, receive, send)
+            except _SlowBody:
+                why = f"the body did not come within {self._seconds:g} seconds"
+                await _say(send, 408, why, connection="close")
         else:
             await send({"type": "websocket.close"})
 
@@ -98,7 +108,7 @@ class PageGuard:
 
     async def _order(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what the page asks for, unless it names a file that was not uploaded: Gradio would open any."""
-        body = await _body(receive, _LONGEST_ORDER)
+        body = await self._body(receive, _LONGEST_ORDER)
         try:
             are_uploaded = all(map(self._is_uploaded, _paths_in(json.loads(body))))
         except (ValueError, RecursionError):
@@ -112,6 +122,19 @@ class PageGuard:
             return {"type": "http.request", "body": parts.pop(), "more_body": False} if parts else await receive()
 
         await self._app(scope, replay, self._passed_on(send))
+
+    async def _body(self, receive: Receive, longest: int) -> bytes:
+        """Return a whole body, or more of it than the `longest` that is allowed."""
+        body, more = b"", True
+        try:
+            async with asyncio.timeout(self._seconds):
+                while more and len(body) <= longest:
+                    message = await receive()
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            raise _SlowBody from None
+        return body
 
     def _is_used(self, path: str) -> bool:
         if path.startswith(_FILES):
@@ -141,7 +164,7 @@ class PageGuard:
         return _COOKIE in cookies and _equal(cookies[_COOKIE].value, self._session)
 
     async def _log_in(self, receive: Receive, send: Send) -> None:
-        form = parse_qs((await _body(receive, _LONGEST_FORM)).decode("utf-8", "replace"))
+        form = parse_qs((await self._body(receive, _LONGEST_FORM)).decode("utf-8", "replace"))
         async with self._one_try:
             is_right = _equal(form.get("password", [""])[0], self._password)
             if not is_right:
@@ -174,16 +197,6 @@ def _paths_in(value: Any) -> Iterator[object]:
     if not isinstance(value, str) and isinstance(value, Iterable):
         for one in value:
             yield from _paths_in(one)
-
-
-async def _body(receive: Receive, longest: int) -> bytes:
-    """Return a whole body, or more of it than the `longest` that is allowed."""
-    body, more = b"", True
-    while more and len(body) <= longest:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    return body
 
 
 async def _say(send: Send, status: int, text: str, kind: str = "text/plain", **headers: str) -> None:

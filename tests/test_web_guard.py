@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from llava_cli.guard import Rules
+from llava_cli.guard import Limits, Rules
 from llava_cli.web_guard import PageGuard
 
 HOST = "127.0.0.1:7860"
@@ -18,21 +18,23 @@ async def page(scope, receive, send):
     await send({"type": "http.response.body", "body": scope["path"].encode()})
 
 
-def guard(tmp_path, password="", hosts=("pi.local",)):
-    return PageGuard(page, Rules(frozenset(hosts)), tmp_path, password)
+def guard(tmp_path, password="", hosts=("pi.local",), **options):
+    return PageGuard(page, Rules(frozenset(hosts)), tmp_path, password, **options)
 
 
-def ask(app, path="/", method="GET", body=b"", **headers):
-    """Send one request; return the status, the headers and the body of the answer."""
+def ask(app, path="/", method="GET", body=b"", *, is_cut=False, **headers):
+    """Send one request; return the status, the headers and the body of the answer. After a cut body nothing comes."""
     fields = {"host": HOST, **{name.replace("_", "-"): value for name, value in headers.items()}}
     scope = {
         "type": "http", "method": method, "path": path,
         "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
     }  # fmt: skip
-    sent = []
+    sent, parts = [], [body]
 
     async def receive():
-        return {"type": "http.request", "body": body, "more_body": False}
+        if is_cut and not parts:
+            await asyncio.sleep(60)
+        return {"type": "http.request", "body": parts.pop() if is_cut else body, "more_body": is_cut}
 
     async def send(message):
         sent.append(message)
@@ -126,6 +128,14 @@ def test_an_order_names_no_file_that_was_not_uploaded(tmp_path, data, expected):
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b'"' + b"x" * 1_000_001 + b'"', b"\xff"])
 def test_an_order_that_is_none_is_refused(tmp_path, body):
     assert 403 == status(guard(tmp_path), "/gradio_api/queue/join", "POST", body)
+
+
+@pytest.mark.parametrize(("path", "password"), [("/gradio_api/queue/join", ""), ("/login", "open sesame")])
+def test_a_body_that_does_not_come_is_not_waited_for(tmp_path, path, password):
+    app = guard(tmp_path, password, limits=Limits(body_seconds=0.05))
+    code, headers, body = ask(app, path, "POST", b"p", is_cut=True)
+    assert (408, "close", "nosniff") == (code, headers["connection"], headers["x-content-type-options"])
+    assert "the body did not come within 0.05 seconds" == body
 
 
 def test_every_answer_forbids_the_browser_to_ask_anybody_else(tmp_path):
