@@ -142,7 +142,10 @@ class PageGuard:
         return path in _PAGES or path.startswith(_FOLDERS)
 
     def _is_uploaded(self, path: object) -> bool:
-        return isinstance(path, str) and Path(path).resolve().is_relative_to(self._uploads)
+        try:
+            return isinstance(path, str) and Path(path).resolve().is_relative_to(self._uploads)
+        except (ValueError, RuntimeError):  # a NUL, or links that lead back to themselves
+            return False
 
     def _passed_on(self, send: Send) -> Send:
         fields = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]

@@ -104,7 +104,8 @@ def test_files_come_from_the_folder_of_uploads_alone(tmp_path):
     app = guard(tmp_path / "there")
     inside, *outside = [
         tmp_path / "there" / "a.png", tmp_path / "b.png", tmp_path / "there" / ".." / "b.png", "/etc/passwd",
-        tmp_path / "out" / "passwd", "https://example.org/a.png", "",
+        tmp_path / "out" / "passwd", "https://example.org/a.png", "", "\0",
+        tmp_path / "there" / "a\0.png",
     ]  # fmt: skip
     assert 200 == status(app, f"/gradio_api/file={inside}")
     assert [404] * len(outside) == [status(app, f"/gradio_api/file={path}") for path in outside]
@@ -114,7 +115,7 @@ def test_files_come_from_the_folder_of_uploads_alone(tmp_path):
     ("data", "expected"),
     [
         ("there/a.png", 200), ("/etc/passwd", 403), ("there/../b.png", 403), ("http://127.0.0.1:9/a.png", 403),
-        (None, 403), (["there/a.png"], 403),
+        (None, 403), (["there/a.png"], 403), ("there/\0", 403),
     ],
 )  # fmt: skip
 def test_an_order_names_no_file_that_was_not_uploaded(tmp_path, data, expected):
