@@ -1,11 +1,14 @@
-"""Says in a sentence what kept a server from being reached, or from finishing what it said."""
+"""Says in a sentence what kept a server from being reached, or from finishing what it said; cuts the wait for it."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from enum import Enum
+from typing import Any
 
 
 class Fault(Enum):
@@ -21,6 +24,29 @@ class Fault(Enum):
     def sentence(self, host: str) -> str:
         """Return the sentence about `host`."""
         return self.value.format(host=host)
+
+
+class Wire:
+    """The connection of a request, which is not used for another one; `watch` is the `trace` of that request."""
+
+    def __init__(self) -> None:
+        self.is_cut = threading.Event()
+        self._socket: socket.socket | None = None
+
+    def watch(self, event: str, facts: Mapping[str, Any]) -> None:
+        """Keep hold of the socket as soon as there is one, whatever proxy it leads through."""
+        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            self._socket = facts["return_value"].get_extra_info("socket")
+            if self.is_cut.is_set():
+                self.cut()
+
+    def cut(self) -> None:
+        """End the connection, and any that follows; safe in a signal handler and in any thread."""
+        self.is_cut.set()
+        if self._socket is not None:
+            # A thread waits for the next byte: this is how it learns that none will come.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def fault_of(error: Exception) -> Fault:

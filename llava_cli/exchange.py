@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import queue
 import re
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llava_cli.connection import Fault, fault_of
+from llava_cli.connection import Fault, Wire, fault_of
 from llava_cli.endpoint import Endpoint, gave_up, not_a_server, refusal, unreachable, words_of
 from llava_cli.errors import LlavaError
 
@@ -58,8 +56,7 @@ class Exchange:
         self.is_done = False
         """Whether the server said that this was all."""
         self._has_begun = False
-        self._ended = threading.Event()
-        self._socket: socket.socket | None = None
+        self._wire = Wire()
         # Its `put` is the one that a signal handler may call.
         self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="llava asks a server", daemon=True).start()
@@ -79,20 +76,13 @@ class Exchange:
                     raise heard
                 yield heard
         finally:
-            self._cut()
+            self._wire.cut()
 
     def stop(self) -> None:
         """End it now and close the connection; safe in a signal handler and in any thread."""
         self.was_stopped = True
         self._heard.put(None)
-        self._cut()
-
-    def _cut(self) -> None:
-        self._ended.set()
-        if self._socket is not None:
-            # The thread waits for the next byte: this is how it learns that none will come.
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+        self._wire.cut()
 
     # In the thread.
 
@@ -114,7 +104,7 @@ class Exchange:
                 "GET" if self._body is None else "POST",
                 f"{self._endpoint.url}{self._path}",
                 json=self._body,
-                extensions={"trace": self._watch},
+                extensions={"trace": self._wire.watch},
             ) as response:
                 if response.status_code == 200:
                     yield from self._said(response)
@@ -127,15 +117,8 @@ class Exchange:
                     model = str((self._body or {}).get("model", ""))
                     raise refusal(self._endpoint, model, response.status_code, self._whole(response, 65_536), pause)
             yield Pause(pause)
-            if self._ended.wait(pause):
+            if self._wire.is_cut.wait(pause):
                 return
-
-    def _watch(self, event: str, facts: Mapping[str, Any]) -> None:
-        """Keep hold of the socket as soon as there is one."""
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            self._socket = facts["return_value"].get_extra_info("socket")
-            if self._ended.is_set():
-                self._cut()
 
     def _said(self, response: httpx2.Response) -> Iterator[dict[str, Any]]:
         """Yield the objects of a body: the events of a stream, or all of it if the server does not stream."""

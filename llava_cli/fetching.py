@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from llava_cli.connection import Wire
 from llava_cli.errors import UnreadablePicture
 
 if TYPE_CHECKING:
@@ -57,39 +58,46 @@ def fetch(address: str, *, limits: FetchLimits = LIMITS, public_only: bool = Fal
     it is the host that the user typed. If somebody else typed it, even that must be public (`public_only`).
     """
     box: list[bytes | Exception] = []
+    wire = Wire()
 
     def work() -> None:
         try:
-            box.append(_follow(address, limits, time.monotonic() + limits.total, public_only))
+            box.append(_follow(address, limits, time.monotonic() + limits.total, public_only, wire))
         except Exception as error:  # noqa: BLE001 - it is raised again, where somebody waits for it
             box.append(error)
 
     # Neither resolving a name nor a server that trickles its headers can be given a deadline in the same thread.
     worker = threading.Thread(target=work, daemon=True, name="fetch")
     worker.start()
-    worker.join(limits.total + 1)
-    result = box[0] if box else _too_slow(public_name(address), limits)
+    try:
+        worker.join(limits.total + 1)
+        result = box[0] if box else _too_slow(public_name(address), limits)
+    finally:
+        wire.cut()
     if isinstance(result, Exception):
         raise result
     return result
 
 
-def _follow(address: str, limits: FetchLimits, deadline: float, public_only: bool) -> bytes:
+def _follow(address: str, limits: FetchLimits, deadline: float, public_only: bool, wire: Wire) -> bytes:
     """Follow redirects by hand, so that every step is checked before it is taken."""
     import httpx2
 
     what = public_name(address)
     timeout = httpx2.Timeout(limits.total, connect=limits.connect)
     headers = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "llava"}
-    with httpx2.Client(timeout=timeout, headers=headers) as client:
+    # A connection of its own for each step: only the last one that was made can be cut.
+    alone = httpx2.Limits(max_keepalive_connections=0)
+    with httpx2.Client(timeout=timeout, headers=headers, limits=alone) as client:
         try:
             typed = url = httpx2.URL(address)
             for _ in range(limits.redirects + 1):
-                request: dict[str, Any] = {"url": url}
+                request: dict[str, Any] = {"url": url, "extensions": {}}
                 if public_only:
                     request = _pinned(url, _require_public(what, url, is_redirect=url != typed))
                 elif url.host != typed.host:
                     _require_public(what, url, is_redirect=True, may_be_unknown=True)
+                request["extensions"]["trace"] = wire.watch
                 with client.stream("GET", **request) as response:
                     if not response.has_redirect_location:
                         return _body(what, response, limits, deadline)

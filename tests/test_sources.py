@@ -5,6 +5,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,16 @@ def test_what_can_go_wrong_is_said(site, monkeypatch, path, why):
     assert why in refusal.value.why
     assert refusal.value.hint
     assert site.url in refusal.value.what
+
+
+@pytest.mark.parametrize("path", ["slow", "then/slow"])
+def test_what_did_not_come_in_time_is_not_waited_for_any_longer(site, path):
+    with pytest.raises(UnreadablePicture, match="did not come"):
+        fetch(f"{site.url}/{path}", limits=SHORT)
+    waiting = [thread for thread in threading.enumerate() if thread.name == "fetch"]
+    for thread in waiting:
+        thread.join(10)
+    assert [] == [thread for thread in waiting if thread.is_alive()]
 
 
 def test_a_redirect_to_the_host_that_was_typed_is_followed(site):

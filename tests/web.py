@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,6 +40,7 @@ class Site(BaseHTTPRequestHandler):
             "html": lambda: self.answer(b"<!doctype html><title>Log in</title>"),
             "empty": lambda: self.answer(b""),
             "there": lambda: self.redirect("/ok.png"),
+            "then/slow": lambda: self.redirect("/slow"),
             "loop": lambda: self.redirect("/loop"),
             "home": lambda: self.redirect(f"http://127.0.0.1:{self.server.server_port}/ok.png"),
             "metadata": lambda: self.redirect("http://169.254.169.254/latest"),
@@ -81,7 +83,7 @@ class Site(BaseHTTPRequestHandler):
     def trickle(self, begin) -> None:
         begin()
         self.close_connection = True
-        for byte in b"HTTP/1.1 200 OK\r\n" * 10:
+        for byte in itertools.cycle(b"HTTP/1.1 200 OK\r\n"):
             self.wfile.write(bytes([byte]))
             if self.server.stopping.wait(0.05):
                 return
