@@ -24,9 +24,9 @@ class Patience:
 
     connect: float = 10
     first: float = 600
-    """For the first word: a server without a graphics card reads a picture for minutes."""
+    """For the first word or comment: a server without a graphics card reads a picture for minutes."""
     silence: float = 120
-    """Between two words."""
+    """Between two of them, once there was a word."""
     tries: int = 4
     """While the server asks for a pause or still loads its model."""
     longest_pause: float = 30
@@ -35,6 +35,8 @@ class Patience:
 
 
 PATIENCE = Patience()
+_ALIVE: dict[str, Any] = {}
+"""What is heard of a comment in a stream: the server says nothing yet, but that it is there."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Exchange:
                     return
                 if isinstance(heard, Exception):
                     raise heard
-                yield heard
+                if heard is not _ALIVE:
+                    yield heard
         finally:
             self._wire.cut()
 
@@ -135,8 +138,10 @@ class Exchange:
         for line in self._lines(response):
             name, colon, value = line.partition(b":")
             if name not in (b"data", b"error") or not colon:
-                # Comments keep a connection alive; what else there is says nothing about the answer.
-                if not self._has_begun and line and not line.startswith((b":", b"event", b"id", b"retry")):
+                if line.startswith(b":"):
+                    yield _ALIVE
+                # What else there is says nothing about the answer.
+                elif not self._has_begun and line and not line.startswith((b"event", b"id", b"retry")):
                     raise not_a_server(self._endpoint)
                 continue
             if value.strip() == b"[DONE]":

@@ -80,8 +80,9 @@ class Api(BaseHTTPRequestHandler):
         if name == "endless":
             self.say("x" * 1000, times=3000)
             return
-        self.wfile.write(b": a comment keeps the connection alive\r\n\r\n")
+        self.comment(name)
         self.say("")
+        self.comment(name)
         for word in WORDS[:2]:
             self.say(word)
         self.server.writing.set()
@@ -109,6 +110,12 @@ class Api(BaseHTTPRequestHandler):
             self.send({"choices": [], "usage": {"prompt_tokens": count, "completion_tokens": 5, **details}})
         if name != "no done":
             self.wfile.write(b"data: [DONE]\n\n")
+
+    def comment(self, name: str) -> None:
+        """Keep the connection alive; the "queued" model has others to answer first."""
+        for _ in range(15 if name == "queued" else 1):
+            self.wfile.write(b": a comment keeps the connection alive\r\n\r\n")
+            self.server.stopping.wait(0.1 if name == "queued" else 0)
 
     def say(self, text: str, *, times: int = 1) -> None:
         for _ in range(times):

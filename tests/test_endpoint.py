@@ -194,6 +194,11 @@ def test_stopping_keeps_the_text_and_closes_the_connection(server):
         assert server.left.wait(30)
 
 
+def test_a_server_that_says_it_is_there_is_waited_for(server):
+    with connect(server.url, "queued", patience=Patience(first=1, silence=1)) as model:
+        assert "The circle is red." == model.chat().send("What color?", picture=SCENE).text
+
+
 # Addresses and keys.
 
 
