@@ -161,7 +161,7 @@ def build(
         question.stop(page.stop, None, None, **how)
         undo.click(page.undo, model, [*shows, *kept], **how)
         for clears in (clear.click, chat.clear):
-            clears(page.clear, None, [*shows, *kept], **how)
+            clears(page.clear, model, [*shows, *kept], **how)
         blocks.unload(page.leave)
 
     return gr.mount_gradio_app(
@@ -240,9 +240,9 @@ class _Page:
         visitor = self._visitor(request)
         return [*self._fields(visitor.undo()), *self._kept(visitor, model)]
 
-    def clear(self, request: gr.Request) -> list[Any]:
+    def clear(self, model: str, request: gr.Request) -> list[Any]:
         visitor = self._visitor(request)
-        return [*self._fields(visitor.clear()), *self._kept(visitor)]
+        return [*self._fields(visitor.clear()), *self._kept(visitor, model)]
 
     def leave(self, request: gr.Request) -> None:
         self._visitors.leave(request.session_hash)
@@ -264,7 +264,7 @@ class _Page:
         said = " · ".join([f"{picture.name}: {picture.width} × {picture.height}", *picture.notes])
         view = replace(visitor.view(), status=said)
         squares = [square.image() for square in visitor.seen()]
-        return [self._displayed(picture), *self._fields(view), *self._kept(visitor), squares]
+        return [self._displayed(picture), *self._fields(view), *self._kept(visitor, model), squares]
 
     def _while_written(self, views: Iterator[View], visitor: Visitor, model: str) -> Iterator[list[Any]]:
         for view in views:
@@ -280,7 +280,7 @@ class _Page:
             line["value"] = view.draft
         return [view.messages, _below(view), gr.update(**line)]
 
-    def _kept(self, visitor: Visitor, model: str = "") -> list[Any]:
+    def _kept(self, visitor: Visitor, model: str) -> list[Any]:
         """Write the conversation down, to be downloaded."""
         fields = []
         for kind in self.kinds:

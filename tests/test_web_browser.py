@@ -187,7 +187,7 @@ def test_retry_undo_and_clear(shapes, open_page):
     assert ["red", "3"] == page.answers()
     page.click("Undo")
     page.until(lambda: ["red"] == page.answers())
-    assert "How many shapes are there?" == page.line
+    page.until(lambda: page.line == "How many shapes are there?")
     page.click("Clear")
     page.until(lambda: [] == page.answers())
     assert "red" == page.ask("What color is the circle?")
@@ -235,11 +235,8 @@ def test_markup_in_a_question_or_an_answer_is_shown_and_does_nothing(shapes, ope
     assert [] == [url for url in page.requests if "evil" in url]
 
 
-def test_the_conversation_can_be_downloaded(shapes, open_page):
-    page = open_page(shapes)
-    page.show(SCENE)
-    page.ask("What color is the circle?")
-    page.tab.get_by_text("Keep this conversation").click()
+def assert_kept(page):
+    """Download the conversation; it must name its picture and its model."""
     texts = {}
     for kind in ("md", "json"):
         with page.tab.expect_download() as started:
@@ -248,6 +245,17 @@ def test_the_conversation_can_be_downloaded(shapes, open_page):
     assert {"chat.md", "chat.json"} == set(texts)
     assert "*Picture: scene.png*" in texts["chat.md"]
     assert "shapes" == json.loads(texts["chat.json"])["model"]
+
+
+def test_the_conversation_can_be_downloaded(shapes, open_page):
+    page = open_page(shapes)
+    page.show(SCENE)
+    page.ask("What color is the circle?")
+    page.tab.get_by_text("Keep this conversation").click()
+    assert_kept(page)
+    page.tab.get_by_label("Remove Image").click()
+    page.show(SCENE)  # the same one: the conversation goes on
+    assert_kept(page)
 
 
 def test_an_answer_can_be_stopped_and_keeps_its_words(slow, open_page):
