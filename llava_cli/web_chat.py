@@ -64,6 +64,8 @@ class Models:
         self._open = open_model
         self._current: str | None = first
         self.engine = Engine(open_model(first, on_stage))
+        self._said: tuple[str, ...] = ()
+        """The notes of those that were open before."""
 
     def __enter__(self) -> Models:
         return self
@@ -74,8 +76,8 @@ class Models:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return what is worth saying about the open model; closing may add to it."""
-        return self.engine.model.notes
+        """Return what is worth saying about the models that are or were open, the oldest first; closing may add."""
+        return tuple(dict.fromkeys((*self._said, *self.engine.model.notes)))
 
     def is_open(self, name: str) -> bool:
         """Tell whether the model called `name` is the open one."""
@@ -87,7 +89,11 @@ class Models:
             raise ModelMissing(name, "it cannot be chosen here", hint=f"there are {', '.join(self.names)}")
         if not self.is_open(name):
             self._current = None
-            self.engine.change(lambda on_stage: self._open(name, on_stage))
+            before = self.engine.model
+            try:
+                self.engine.change(lambda on_stage: self._open(name, on_stage))
+            finally:
+                self._said = tuple(dict.fromkeys((*self._said, *before.notes)))  # closing may have added to them
             self._current = name
         return self.engine.model
 

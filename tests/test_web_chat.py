@@ -255,6 +255,26 @@ def test_another_model_goes_on_with_the_chat_and_others_get_theirs(models, visit
     assert models.is_open("one")
 
 
+def test_what_is_worth_saying_of_a_model_is_kept_when_another_is_opened(tiny_pair, tmp_path):
+    notes = {"one": ("old", "repaired"), "two": ("repaired", "new")}
+
+    def open_model(name, on_stage):
+        if name == "three":
+            raise ModelMissing(name, "it is gone")
+        files = {"model_path": tiny_pair[0], "projector_path": tiny_pair[1], "prompt_layout": "llava_v1"}
+        model = load(**files, options=LoadOptions(context=2048, threads=1), on_stage=on_stage, cache=False)
+        model._notes = notes[name]
+        return model
+
+    with Models(open_model, "one", ["two", "three"], lambda *_: None) as models:
+        assert ("old", "repaired") == models.notes
+        visitor = Visitors(models, History(tmp_path / "log.db"), Sampling(seed=1)).of("Anna")
+        visitor.show(picture(1))
+        last(visitor.ask(QUESTION, wishes("two")))
+        assert isinstance(last(visitor.ask(QUESTION, wishes("three"))).error, ModelMissing)
+    assert ("old", "repaired", "new") == models.notes
+
+
 def test_a_model_that_is_not_offered_is_refused_and_the_next_question_answered(visitor):
     view = last(visitor.ask(QUESTION, wishes("../secret")))
     assert isinstance(view.error, ModelMissing)
