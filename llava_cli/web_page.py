@@ -60,6 +60,8 @@ document.addEventListener("click", (event) => {
 
 _STAY = 5.0
 """Seconds between two signs of life."""
+_KEPT = (3600, 86400)
+"""Every so many seconds files are removed that are so many seconds old: what was uploaded, shown or written down."""
 
 
 def examples() -> list[Path]:
@@ -88,7 +90,7 @@ def build(
         primary_hue="teal", neutral_hue="slate",
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"],
     )  # fmt: skip
-    with gr.Blocks(title="llava", analytics_enabled=False, fill_width=True) as blocks:
+    with gr.Blocks(title="llava", analytics_enabled=False, fill_width=True, delete_cache=_KEPT) as blocks:
         with gr.Row():
             gr.Markdown("# llava\nAsk about a picture. It stays on this computer.", elem_id="llava-title")
             gr.Button("Light / dark", elem_id="llava-look", size="sm", min_width=90)
