@@ -6,14 +6,14 @@ Only the server imports this room: pydantic comes with it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llava_cli.errors import UnreadablePicture, UsageError
 from llava_cli.fetching import fetch, is_address, public_name
-from llava_cli.pictures import Picture, RememberedPicture, open_data_url, open_picture
+from llava_cli.pictures import SentPicture, open_data_url, open_picture
 from llava_cli.schemas import AnswerSchema
 from llava_cli.settings import Detail, Sampling
 
@@ -164,20 +164,6 @@ def _without(data: Any, names: Sequence[str], empty: Sequence[object] = _NOTHING
     if not isinstance(data, dict):
         return data
     return {key: value for key, value in data.items() if key not in names or value not in empty}
-
-
-@dataclass(frozen=True)
-class SentPicture(RememberedPicture):
-    """A picture that came in a request: while it waits, its file is kept and not its pixels, twenty times as many."""
-
-    file: str | bytes = field(default=b"", repr=False, compare=False)
-    """A data URL, or the bytes of a file."""
-
-    def open(self) -> Picture:
-        """Decode it again."""
-        if isinstance(self.file, str):
-            return open_data_url(self.file, name=self.name, detail=self.detail)
-        return open_picture(self.file, name=self.name, detail=self.detail)
 
 
 @dataclass(frozen=True)

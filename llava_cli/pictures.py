@@ -15,10 +15,11 @@ import re
 import shlex
 import stat
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from llava_cli import decoding
@@ -138,6 +139,21 @@ class RememberedPicture:
 
     def _forgotten(self, why: str) -> UnreadablePicture:
         return UnreadablePicture(self.name, f"the picture is no longer known ({why})", hint="give the file again")
+
+
+@dataclass(frozen=True)
+class SentPicture(RememberedPicture):
+    """A picture that came in a request: while it waits, its file is kept and not its pixels, twenty times as many."""
+
+    file: str | bytes = field(default=b"", repr=False, compare=False)
+    """A data URL, or the bytes of a file."""
+    how: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """How it was opened: `allow_truncated` and `limits`."""
+
+    def open(self) -> Picture:
+        """Decode it again."""
+        how = {"name": self.name, "detail": self.detail, **self.how}
+        return open_data_url(self.file, **how) if isinstance(self.file, str) else open_picture(self.file, **how)
 
 
 def open_picture(

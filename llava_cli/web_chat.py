@@ -16,7 +16,7 @@ from llava_cli.engine import Engine
 from llava_cli.errors import LlavaError, ModelMissing, UnreadablePicture, UsageError
 from llava_cli.history import History
 from llava_cli.journal import Journal
-from llava_cli.pictures import Picture
+from llava_cli.pictures import Picture, RememberedPicture
 from llava_cli.settings import DEFAULT_QUESTION, Sampling, changed
 from llava_cli.web_answer import Answer, View, shown
 
@@ -103,8 +103,8 @@ class Visitor:
 
     def __init__(self, models: Models, history: History, sampling: Sampling, client: str) -> None:
         self.sampling = sampling
-        self.picture: Picture | None = None
-        """What is asked about."""
+        self.picture: Picture | RememberedPicture | None = None
+        """What is asked about. A page may stay open for days: its pixels are kept only if others share them."""
         self._models = models
         self._history = history
         self._client = client
@@ -126,7 +126,7 @@ class Visitor:
 
     # The picture.
 
-    def show(self, picture: Picture) -> None:
+    def show(self, picture: Picture | RememberedPicture) -> None:
         """Let the questions be about `picture` from now on; another one than before begins another chat."""
         self.picture = picture
         if any(one.sha256 != picture.sha256 for one in self.chat.pictures):
@@ -138,16 +138,16 @@ class Visitor:
 
         def work(model: Model) -> tuple[()]:
             if picture is not None and self._models.is_open(name):
-                model.prepare(picture)
+                model.prepare(_with_pixels(picture))
             return ()
 
         # It is a favour: that there is no place for it is no news.
         with suppress(LlavaError):
             self._models.engine.submit(work, lambda _: None, client=self._client)
 
-    def seen(self) -> list[Picture]:
-        """Return the squares the open model makes of the picture."""
-        return [] if self.picture is None else self._models.engine.model.seen(self.picture)
+    def seen(self, picture: Picture) -> list[Picture]:
+        """Return the squares the open model makes of a picture."""
+        return self._models.engine.model.seen(picture)
 
     # The chat.
 
@@ -161,7 +161,7 @@ class Visitor:
         new = [] if chat.pictures else [self.picture]
 
         def keep(reply: Reply) -> None:
-            journal.write(reply, self._model, asked, new, chat.system)
+            journal.write(reply, self._model, asked, list(map(_with_pixels, new)), chat.system)
 
         begin = partial(chat.send, asked, picture=new)
         yield from self._answered(Answer(asked, chat.messages, draft=question), begin, keep, wishes)
@@ -293,6 +293,10 @@ class Visitors:
             visitor = self._known.pop(name, None)
         if visitor is not None:
             visitor.stop()
+
+
+def _with_pixels(picture: Picture | RememberedPicture) -> Picture:
+    return picture if isinstance(picture, Picture) else picture.open()
 
 
 def no_picture() -> UnreadablePicture:

@@ -15,7 +15,7 @@ import fastapi
 import gradio as gr
 
 from llava_cli.errors import LlavaError
-from llava_cli.pictures import LIMITS, Picture, PictureLimits, open_picture
+from llava_cli.pictures import LIMITS, Picture, PictureLimits, RememberedPicture, SentPicture, open_picture
 from llava_cli.sanitiser import sanitise
 from llava_cli.settings import DEFAULT_QUESTION, Settings
 from llava_cli.web_answer import View
@@ -189,21 +189,27 @@ class _Page:
     def take(self, upload: dict[str, Any], model: str, request: gr.Request) -> list[Any]:
         name = upload.get("orig_name") or "picture"
 
-        def opened() -> Picture:
+        def opened() -> tuple[Picture, RememberedPicture]:
             # Its bytes, so that nobody looks for the file later, when it is gone.
             data = Path(upload["path"]).read_bytes()
-            return open_picture(data, name=name, **self._how)
+            one = open_picture(data, name=name, **self._how)
+            return one, SentPicture(one.sha256, one.name, one.width, one.height, file=data, how=self._how)
 
         return self._show(request, model, opened)
 
     def take_example(self, number: int, model: str, request: gr.Request) -> list[Any]:
         example = examples()[number]
-        return self._show(request, model, lambda: open_picture(example, name=example.name))
+
+        def opened() -> tuple[Picture, RememberedPicture]:
+            one = open_picture(example, name=example.name)
+            return one, one.remembered()
+
+        return self._show(request, model, opened)
 
     def greet(self, model: str, request: gr.Request) -> list[Any]:
         first = self._first
         if first is not None:
-            return self._show(request, model, lambda: first)
+            return self._show(request, model, lambda: (first, first))
         return [None, *self._fields(self._visitor(request).view()), *(gr.skip() for _ in self.kinds), []]
 
     async def stay(self) -> AsyncIterator[None]:
@@ -254,18 +260,21 @@ class _Page:
     def _visitor(self, request: gr.Request) -> Visitor:
         return self._visitors.of(request.session_hash)
 
-    def _show(self, request: gr.Request, model: str, opened: Callable[[], Picture]) -> list[Any]:
+    def _show(
+        self, request: gr.Request, model: str, opened: Callable[[], tuple[Picture, Picture | RememberedPicture]]
+    ) -> list[Any]:
+        """Show what is `opened`: a picture, and what is kept of it."""
         visitor = self._visitor(request)
         try:
-            picture = opened()
-            visitor.show(picture)
+            picture, kept = opened()
+            visitor.show(kept)
         except LlavaError as error:
             visitor.picture = None
             return [None, *self._fields(visitor.view(error=error)), *(gr.skip() for _ in self.kinds), []]
         visitor.look_ahead(model)
         said = " · ".join([f"{picture.name}: {picture.width} × {picture.height}", *picture.notes])
         view = replace(visitor.view(), status=said)
-        squares = [square.image() for square in visitor.seen()]
+        squares = [square.image() for square in visitor.seen(picture)]
         return [self._displayed(picture), *self._fields(view), *self._kept(visitor, model), squares]
 
     def _while_written(self, views: Iterator[View], visitor: Visitor, model: str) -> Iterator[list[Any]]:

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
@@ -9,9 +10,11 @@ from markdown_it import MarkdownIt
 from llava_cli import LoadOptions, Sampling, load
 from llava_cli.errors import ModelMissing, UnreadablePicture, UsageError
 from llava_cli.history import History
+from llava_cli.pictures import SentPicture, open_picture
 from llava_cli.web_answer import harmless
 from llava_cli.web_chat import Models, Visitors, Wishes
 from tests.hostile import HOSTILE
+from tests.processes import SCENE
 from tests.questions import OTHER, QUESTION, picture
 
 GENEROUS = 60
@@ -305,7 +308,7 @@ def test_turns_are_in_the_log_and_taken_back_there(visitor, visitors, tmp_path):
 
 
 def test_what_the_model_sees_are_its_squares(visitor):
-    (square,) = visitor.seen()
+    (square,) = visitor.seen(picture(1))
     assert (56, 56) == (square.width, square.height)
 
 
@@ -313,6 +316,23 @@ def test_looking_ahead_leaves_the_next_question_the_picture(visitor):
     visitor.look_ahead("one")
     view = last(visitor.ask(QUESTION, wishes()))
     assert [QUESTION] == said(view)
+
+
+def test_a_picture_of_which_the_file_is_kept_is_asked_about_and_written_down_like_its_pixels(models, tmp_path):
+    data, how = Path(SCENE).read_bytes()[:3000], {"allow_truncated": True}
+    pixels = open_picture(data, **how)
+    kept = SentPicture(pixels.sha256, pixels.name, pixels.width, pixels.height, file=data, how=how)
+    written = []
+    for name, shown in (("pixels", pixels), ("file", kept)):
+        history = History(tmp_path / f"{name}.db")
+        visitor = Visitors(models, history, Sampling(seed=1)).of("Anna")
+        visitor.show(shown)
+        visitor.look_ahead("one")
+        last(visitor.ask(QUESTION, wishes()))
+        (turn,) = history.turns(history.last_chat().id)
+        written.append((turn.answer, turn.pictures, history.thumbnail(pixels.sha256)))
+    assert written[0] == written[1]
+    assert written[0][2]
 
 
 def kinds(markdown):
