@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.drawings import as_stored, encoded, exif, patches
+from tests.hollow_model import write_hollow_pair
 from tests.processes import LLAVA, ROOT, SCENE, files_of
-from tests.tiny_model import TinyShape, write_tiny_pair
 
 pytestmark = pytest.mark.browser
 
@@ -57,8 +57,7 @@ def shapes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory):
     """Serve a model that writes nonsense, slowly, and does not come to an end by itself."""
-    shape = TinyShape(width=512, heads=8, hidden=2048, layers=8)
-    files = files_of(write_tiny_pair(tmp_path_factory.mktemp("model"), shape))
+    files = files_of(write_hollow_pair(tmp_path_factory.mktemp("model")))
     with serving(tmp_path_factory.mktemp("slow") / "home", *files, "-t", "2", "-n", "2048") as address:
         yield address
 
