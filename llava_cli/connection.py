@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from types import ModuleType
 from typing import Any
 
 
@@ -49,20 +50,21 @@ class Wire:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
 
-def fault_of(error: Exception) -> Fault:
-    """Tell what an error of httpx2 is about."""
+def fault_of(error: Exception, library: ModuleType | None = None) -> Fault:
+    """Tell what an error of an HTTP library is about; that is httpx2, or `library`, which looks like it."""
     import httpx2
 
+    library = library or httpx2
     causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return Fault.CERTIFICATE
-    if isinstance(error, httpx2.ProxyError):
+    if isinstance(error, library.ProxyError):
         return Fault.PROXY
     if any(isinstance(cause, socket.gaierror) for cause in causes):
         return Fault.NAME
-    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+    if isinstance(error, library.ConnectError | library.ConnectTimeout):
         return Fault.CONNECT
-    return Fault.SILENCE if isinstance(error, httpx2.TimeoutException) else Fault.BROKEN
+    return Fault.SILENCE if isinstance(error, library.TimeoutException) else Fault.BROKEN
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from llava_cli.connection import Wire
+from llava_cli.connection import Fault, Wire, fault_of
 from llava_cli.errors import UnreadablePicture
 
 if TYPE_CHECKING:
@@ -163,18 +163,17 @@ def _failure(what: str, error: httpx2.HTTPError, limits: FetchLimits) -> Unreada
     """Say in words what kept the body from coming."""
     import httpx2
 
-    host = urlsplit(what).hostname
-    text = str(error).lower()
-    if isinstance(error, httpx2.ConnectTimeout):
-        return UnreadablePicture(what, f"no connection to {host} within {limits.connect:g} seconds", hint=_SAVE_IT)
-    if isinstance(error, httpx2.TimeoutException):
-        return _too_slow(what, limits)
-    if isinstance(error, httpx2.ConnectError) and "certificate" in text:
-        hint = "the connection is not safe; save the picture another way"
-        return UnreadablePicture(what, f"the certificate of {host} is not valid", hint=hint)
-    if isinstance(error, httpx2.ConnectError):
-        return UnreadablePicture(what, f"no connection to {host} ({error})", hint="check the address and the network")
+    host = urlsplit(what).hostname or "that address"
     if isinstance(error, httpx2.UnsupportedProtocol):
-        why = "redirected to something that is not http(s)" if host else "the address names no server"
-        return UnreadablePicture(what, why, hint=_SAVE_IT if host else "check the address")
-    return UnreadablePicture(what, f"the connection broke off ({error})", hint="try again")
+        is_redirect = urlsplit(what).hostname is not None
+        why = "redirected to something that is not http(s)" if is_redirect else "the address names no server"
+        return UnreadablePicture(what, why, hint=_SAVE_IT if is_redirect else "check the address")
+    fault = fault_of(error)
+    if fault is Fault.SILENCE:
+        return _too_slow(what, limits)
+    hints = {
+        Fault.CERTIFICATE: "the connection is not safe; save the picture another way",
+        Fault.NAME: "check the address and the network",
+        Fault.CONNECT: "check the address and the network",
+    }
+    return UnreadablePicture(what, fault.sentence(host), hint=hints.get(fault, "try again"))

@@ -10,8 +10,6 @@ import contextlib
 import email.utils
 import logging
 import re
-import socket
-import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from llava_cli.connection import Fault, fault_of
 from llava_cli.errors import DownloadFailed
 from llava_cli.hub_cache import is_commit, is_sha256
 from llava_cli.registry import FileSpec
@@ -254,30 +253,22 @@ def _broken(file: FileSpec, url: str, error: Exception) -> DownloadFailed | Inte
     def failure(why: str, hint: str = keeps) -> DownloadFailed:
         return DownloadFailed(file.name, why, hint=hint)
 
-    causes = list(_causes(error))
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        hint = "is this network's login page in the way, or is the clock of this computer wrong?"
-        return failure(f"the certificate of {host} is not valid", hint)
-    if isinstance(error, library.TooManyRedirects):
-        return failure(f"{host} sends in circles (too many redirects)", _ENDPOINT_HINT)
-    if isinstance(error, library.UnsupportedProtocol | library.InvalidURL | library.LocalProtocolError | ValueError):
-        why = f"the address of the hub or of a proxy is none ({error})"
-        return failure(why, "are HF_ENDPOINT and HTTPS_PROXY right?")
-    if isinstance(error, library.ProxyError):
-        return Interruption(failure("the proxy lets nothing through", "is HTTPS_PROXY right?"))
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return Interruption(failure(f"{host} is not found", f"is this computer online? {keeps}"))
-    if isinstance(error, library.ConnectError | library.ConnectTimeout):
-        return Interruption(failure(f"no connection to {host}"))
-    if isinstance(error, library.TimeoutException):
-        return Interruption(failure(f"{host} fell silent"))
-    return Interruption(failure(f"the connection to {host} broke off"))
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    fault = fault_of(error, library)
+    if fault is not Fault.CERTIFICATE:
+        if isinstance(error, library.TooManyRedirects):
+            return failure(f"{host} sends in circles (too many redirects)", _ENDPOINT_HINT)
+        if isinstance(
+            error, library.UnsupportedProtocol | library.InvalidURL | library.LocalProtocolError | ValueError
+        ):
+            why = f"the address of the hub or of a proxy is none ({error})"
+            return failure(why, "are HF_ENDPOINT and HTTPS_PROXY right?")
+    hints = {
+        Fault.CERTIFICATE: "is this network's login page in the way, or is the clock of this computer wrong?",
+        Fault.PROXY: "is HTTPS_PROXY right?",
+        Fault.NAME: f"is this computer online? {keeps}",
+    }
+    failed = failure(fault.sentence(host), hints.get(fault, keeps))
+    return failed if fault is Fault.CERTIFICATE else Interruption(failed)
 
 
 def _host(url: str) -> str:

@@ -83,7 +83,7 @@ REFUSALS = {
     "bomb": "too large: more than 1 MB",
     "trickle": "it did not come within 0.6 seconds",
     "slow": "it did not come within 0.6 seconds",
-    "cut": "the connection broke off",
+    "cut": "the connection to 127.0.0.1 broke off",
 }
 
 
