@@ -15,7 +15,8 @@ from llava_cli.endpoint import find_endpoint
 from llava_cli.errors import LlavaError, UsageError
 from llava_cli.exchange import Patience
 from llava_cli.pictures import open_picture
-from llava_cli.remote_model import connect, data_url
+from llava_cli.remote_model import connect
+from llava_cli.sent_messages import data_url
 from llava_cli.settings import Sampling
 from tests.openai_server import openai_server
 from tests.processes import LLAVA, SCENE, llava

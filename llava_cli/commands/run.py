@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +17,12 @@ from llava_cli.commands import options
 from llava_cli.commands.ask import answer_shape, template_named
 from llava_cli.commands.completion import any_files
 from llava_cli.commands.placing import placed
-from llava_cli.commands.streams import read_stdin
+from llava_cli.commands.run_arguments import read_arguments
 from llava_cli.errors import RunIncomplete, UnreadablePicture, UsageError
 from llava_cli.render import Output
 
 if TYPE_CHECKING:
     from llava_cli.crops import Crop
-    from llava_cli.folders import Search
     from llava_cli.model import Model
     from llava_cli.pictures import Picture, PictureLimits
     from llava_cli.places import Here, There
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from llava_cli.run_display import RunDisplay
     from llava_cli.schemas import AnswerSchema
     from llava_cli.sidecars import Sidecars
-    from llava_cli.tasks import Asked, Fields, Task
+    from llava_cli.tasks import Task
 
 _OUT, _ROWS, _PART = "Output", "Rows", "Part of it"
 
@@ -191,7 +189,7 @@ def run(
         share = Shard() if shard is None else Shard.parse(shard)
         form = _format(form, output_file)
         search = Search(None if output_file is None else output_file.resolve(), sidecar or "")
-        asked = _asked(pictures or [], ask, kept.question, null=null, fields=fields, search=search)
+        asked = read_arguments(pictures or [], ask, kept.question, null=null, fields=fields, search=search)
         tasks = [task for task in asked.tasks() if share.has(task)]
         if asked.search.left_out:
             output.note(f"files that are no pictures, and are left out: {asked.search.left_out}")
@@ -238,52 +236,6 @@ def _format(form: str | None, output_file: Path | None) -> str:
         what = f"--format {form}" if form else str(output_file)
         raise UsageError(what, "no format for lines", hint="there are jsonl, csv and tsv; -o out.jsonl")
     return chosen
-
-
-def _asked(
-    arguments: list[str], ask: str | None, kept: str | None, *, null: bool, fields: Fields, search: Search
-) -> Asked:
-    """Tell pictures and question apart, and take what comes through stdin; `kept` is the question of a template."""
-    from llava_cli.folders import is_missing, is_picture, listed
-    from llava_cli.pictures import shown
-    from llava_cli.sources import names_picture, open_source
-    from llava_cli.tasks import Asked, is_row_file, read_questions
-
-    if not arguments:
-        hint = f'llava run photos/ "{settings.DEFAULT_QUESTION}"'
-        raise UsageError("usage", "Missing argument 'PICTURES'.", hint=hint)
-    sources, last = list(arguments), arguments[-1]
-    questions: tuple[str, ...] = () if kept is None else (kept,)
-    if len(sources) > 1 and last != "-" and not names_picture(last):
-        if ask is not None:
-            raise UsageError("--ask", "there is a question on the command line, too", hint="leave one of them out")
-        questions = (sources.pop().strip(),)
-    elif ask is None and os.path.isfile(last) and not (is_row_file(last) or is_picture(last)):  # noqa: PTH113
-        hint = "questions in a file are asked with --ask FILE"
-        raise UsageError(shown(last), "it is neither a picture nor a question", hint=hint)
-    if questions == ("",):
-        raise UsageError("question", "it is empty", hint='say what you want to know: llava run photos/ "…"')
-    if all(one != "-" and is_missing(one) and not is_row_file(one) for one in sources):
-        # A misspelt folder is no picture that failed: whatever comes of it is not worth a line.
-        open_source(sources[0])
-    if sources.count("-") + (ask == "-") > 1:
-        raise UsageError("stdin", "it can be read once only", hint="- is one list of names, or the questions")
-    if null and "-" not in sources:
-        raise UsageError("--null", "it is about the names on stdin", hint="give - for them: … | llava run -0 - …")
-    if ask is not None:
-        questions = read_questions(read_stdin("questions") if ask == "-" else _read(Path(ask)))
-    names = listed(read_stdin("list of pictures"), null=null) if "-" in sources else []
-    return Asked(sources, names, questions, fields, search)
-
-
-def _read(path: Path) -> bytes:
-    from llava_cli.pictures import shown
-
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise UsageError(shown(str(path)), why, hint="--ask names a file of questions, one on a line") from error
 
 
 def _opened(source: str, *, part: Crop | None, frame: int, allow_truncated: bool, limits: PictureLimits) -> Picture:
