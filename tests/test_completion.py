@@ -1,6 +1,7 @@
 """Facts about what the tab key offers, in the real shells that are on this computer."""
 
 import os
+import shlex
 import shutil
 import sys
 
@@ -74,7 +75,7 @@ def test_a_shell_completes_commands_models_and_pictures(name, folder):
     program = shutil.which(name)
     if program is None:
         pytest.skip(f"{name} is not on this computer")
-    (folder / "llava").write_text(f'#!/bin/sh\nexec {sys.executable} -m llava_cli "$@"\n')
+    (folder / "llava").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m llava_cli "$@"\n')
     (folder / "llava").chmod(0o755)
     arguments, install = SHELLS[name]
     environment = {

@@ -15,6 +15,7 @@ from llava_cli.history import History
 from llava_cli.pictures import open_picture
 from llava_cli.sanitiser import sanitise
 from llava_cli.settings import config_path, data_dir
+from tests.hollow_model import write_hollow_pair
 from tests.processes import LLAVA, SCENE, files_of, llava
 from tests.questions import kept, picture
 from tests.turns import a_turn
@@ -68,8 +69,9 @@ def test_nothing_is_written_down_that_should_not_be(tiny_pair, monkeypatch, how)
     assert (0, CUT, False) == (done.returncode, done.stderr, History().path.exists())
 
 
-def test_what_was_written_before_its_reader_left_is_written_down(tiny_pair):
-    asked = shlex.join([*LLAVA, "ask", SCENE, "-t", "2", "-n", "1800", *files_of(tiny_pair)])
+def test_what_was_written_before_its_reader_left_is_written_down(tmp_path):
+    pair = write_hollow_pair(tmp_path)  # it does not come to an end by itself
+    asked = shlex.join([*LLAVA, "ask", SCENE, "-t", "2", "-n", "1800", *files_of(pair)])
     assert pexpect.run(shlex.join(["sh", "-c", f"{asked} | head -c 1"]), timeout=60)
     turn = History().turn()
     assert ("stopped", True) == (turn.finish_reason, 0 < turn.usage["answer_tokens"] < 1800)

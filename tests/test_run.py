@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shlex
 import signal
 import subprocess
 import time
@@ -129,7 +130,7 @@ def test_lines_go_to_stdout_where_no_file_is_named(few):
 
 
 def test_a_reader_that_leaves_ends_the_run(photos):
-    command = " ".join([*LLAVA, "run", str(photos), "Anything?", *GREEDY])
+    command = shlex.join([*LLAVA, "run", str(photos), "Anything?", *GREEDY])
     done = subprocess.run(
         ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"], capture_output=True, check=False, timeout=120
     )

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -177,7 +178,7 @@ def test_a_job_is_stopped_and_goes_on_as_one(slow_pair):
     shell.delaybeforesend = None
     shell.sendline("PS1='rea''dy '; bind 'set enable-bracketed-paste off'")
     shell.expect("ready ")
-    shell.sendline(" ".join([*LLAVA, "ask", SCENE, "What?", *LONG, "--plain", *files_of(slow_pair)]))
+    shell.sendline(shlex.join([*LLAVA, "ask", SCENE, "What?", *LONG, "--plain", *files_of(slow_pair)]))
     shell.expect(r"\n.{10}")
     shell.send("\x1a")
     shell.expect("Stopped")
@@ -203,7 +204,7 @@ def test_what_is_typed_is_seen_while_a_job_is_stopped_whatever_the_shell(slow_pa
         "dash", ["-i"], timeout=30, encoding="utf-8", dimensions=(24, 200), env={**os.environ, "PS1": "ready "}
     )
     shell.expect("ready ")
-    shell.sendline(" ".join([*LLAVA, "ask", SCENE, "What?", *LONG, *files_of(slow_pair)]))
+    shell.sendline(shlex.join([*LLAVA, "ask", SCENE, "What?", *LONG, *files_of(slow_pair)]))
     shell.expect(r"\n[^\n]{10}")
     assert not termios.tcgetattr(shell.child_fd)[3] & termios.ECHO
     shell.send("\x1a")
