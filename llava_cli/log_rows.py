@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sqlite3
@@ -154,10 +155,13 @@ def _told_as_damage(what: str, mends: str) -> Iterator[None]:
 
 def _made(kind: type[Record], values: Mapping[str, object]) -> Record:
     """Make a record of what a database holds, which keeps no type for itself; raise `ValueError` if one is wrong."""
-    for name, hint in get_type_hints(kind).items():
+    for name, hint in _hints(kind).items():
         if name in values and not _fits(values[name], hint):
             raise ValueError(name)
     return kind(**values)
+
+
+_hints = functools.cache(get_type_hints)
 
 
 def _fits(value: object, hint: Any) -> bool:
