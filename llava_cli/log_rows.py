@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import sqlite3
@@ -25,6 +24,9 @@ ABOUT = """
 """Turns that showed a picture, and those that followed them."""
 
 Record = TypeVar("Record")
+
+_HINTS: dict[type, dict[str, Any]] = {kind: get_type_hints(kind) for kind in (Turn, RememberedPicture, PastChat)}
+"""Worked out once: for each row it would take longer than all the rest."""
 
 _END_OF_TIME = 1e11
 """Seconds since the epoch: the year 5138."""
@@ -155,13 +157,10 @@ def _told_as_damage(what: str, mends: str) -> Iterator[None]:
 
 def _made(kind: type[Record], values: Mapping[str, object]) -> Record:
     """Make a record of what a database holds, which keeps no type for itself; raise `ValueError` if one is wrong."""
-    for name, hint in _hints(kind).items():
+    for name, hint in _HINTS[kind].items():
         if name in values and not _fits(values[name], hint):
             raise ValueError(name)
     return kind(**values)
-
-
-_hints = functools.cache(get_type_hints)
 
 
 def _fits(value: object, hint: Any) -> bool:

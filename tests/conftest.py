@@ -15,9 +15,10 @@ from tests.tiny_model import write_tiny_pair
 
 register_profiles()
 
-# A shell that runs the tests in the background lets them, and whatever they start, ignore Ctrl-C.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that runs the tests in the background lets them, and whatever they start, ignore Ctrl-C; nohup, SIGHUP.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 _SHAPES_OUTPUT = {"FORCE_COLOR", "NO_COLOR", "PAGER", "COLUMNS", "LINES"}
