@@ -89,7 +89,7 @@ def _entry(name: str) -> tuple[Entry, str | None]:
     if len(found) > 1:
         raise ModelMissing(name, f"this could be {_either(found)}", hint="give more of the name")
     if not found:
-        raise ModelMissing(name, "there is no model of this name", hint=_models_hint(wanted, table))
+        raise ModelMissing(name or "--model", "there is no model of this name", hint=_models_hint(wanted, table))
     entry = table[found[0]]
     quants = {file["quant"].casefold(): file["quant"] for file in entry["file"]}
     if quant and quant.casefold() not in quants:

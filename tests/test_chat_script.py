@@ -47,6 +47,9 @@ def test_a_named_chat_is_gone_on_with_by_its_name():
     first = script("What color is the circle?", arguments=(*SHAPES, "--chat", "my scene", SCENE))
     again = script("How many shapes are there?", "/context", arguments=("chat", "-t", "0", "--chat", "my scene"))
     assert ("red\n", "3\n") == (first.stdout, again.stdout)
+    said = "there is no chat called my scene yet, so a new one begins"
+    assert (True, False) == (said in first.stderr, said in again.stderr)
+    assert 2 == script(arguments=("chat", "--chat", " ")).returncode
     assert "turns 2, pictures 1" in again.stderr
 
 

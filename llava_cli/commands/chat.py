@@ -30,7 +30,7 @@ def chat(
     ] = None,
     go_on: options.GoOn = False,
     name: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--chat",
             metavar="NAME",
@@ -38,7 +38,7 @@ def chat(
             show_default=False,
             autocompletion=chat_names,
         ),
-    ] = "",
+    ] = None,
     model: options.Model = None,
     endpoint: options.Endpoint = None,
     api_key_env: options.ApiKeyEnv = None,
@@ -71,6 +71,8 @@ def chat(
 
     llava chat -c
     """
+    if name is not None and not name.strip():
+        raise UsageError("--chat", "it needs a name", hint="--chat holiday")
     if go_on and name:
         raise UsageError("--continue", "it goes on with the last chat, --chat with one of its own", hint="choose one")
     chosen = settings.resolve(
@@ -99,6 +101,8 @@ def chat(
         past = history.last_chat() if go_on else history.named(name) if name else None
         if go_on and past is None:
             raise UsageError("--continue", "there is no chat in the log yet", hint="llava chat PICTURE begins one")
+        if name is not None and past is None:
+            output.note(f"there is no chat called {name} yet, so a new one begins")
         own = options.own_files(model_path, projector_path, prompt_layout)
         last = next(iter(history.turns(past.id)[-1:]), None) if past is not None else None
         place, named = placed(
@@ -108,7 +112,7 @@ def chat(
         place.require(named)
         session = Session(
             place, named,
-            sampling=chosen.sampling, journal=Journal(history, name), system=chosen.system, limits=limits,
+            sampling=chosen.sampling, journal=Journal(history, name or ""), system=chosen.system, limits=limits,
         )  # fmt: skip
         if past is not None:
             session.resume(past)
