@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +196,9 @@ def test_config_shows_every_setting_and_its_origin(monkeypatch: pytest.MonkeyPat
     as_json = {row["key"]: row for row in json.loads(llava("config", "--json").stdout)}
     assert as_json["seed"] == {"key": "seed", "value": 7, "origin": "LLAVA_SEED"}
     assert list(as_json) == list(table)
+    shown = re.sub(r"\x1b\[\d*m", "", pexpect.run(shlex.join([*LLAVA, "config"]), dimensions=(50, 120)).decode())
+    assert re.search(r"^ubatch +automatic +default", shown, flags=re.MULTILINE)
+    assert re.search(r"^cache_size +2\.1 GB +default", shown, flags=re.MULTILINE)
     assert llava("config", "--path").stdout == f"{settings.config_path()}\n"
 
 

@@ -11,7 +11,7 @@ import typer
 
 from llava_cli import settings
 from llava_cli.commands import options
-from llava_cli.render import Output
+from llava_cli.render import Output, in_bytes
 
 
 def config(
@@ -34,7 +34,8 @@ def config(
         if as_json:
             output.write(json.dumps([asdict(setting) for setting in found], indent=2) + "\n")
             return
-        rows = [(setting.key, _written(setting.value), setting.origin) for setting in found]
+        told = _told if output.rich else _written
+        rows = [(setting.key, told(setting.key, setting.value), setting.origin) for setting in found]
         output.table(("setting", "value", "from"), rows, (str, str, str))
         if output.rich and not settings.config_path().exists():
             output.note(f"there is no config file yet; it would be {settings.config_path()}")
@@ -61,7 +62,20 @@ def use(model: options.ModelName) -> None:
             output.note(f"LLAVA_MODEL in the environment goes before it: {set_there}")
 
 
-def _written(value: object) -> str:
+_AUTOMATIC = {"context", "threads", "ubatch", "max_megapixels", "flash_attention", "repack"}
+"""Settings whose 0 or nothing leaves the choice to llava."""
+
+
+def _told(key: str, value: object) -> str:
+    """Write a value for people."""
+    if key in _AUTOMATIC and value in (0, None) and not isinstance(value, bool):
+        return "automatic"
+    if key == "cache_size":
+        return in_bytes(int(str(value)))
+    return "not set" if value == "" else _written(key, value)
+
+
+def _written(_key: str, value: object) -> str:
     """Write a value as it stands in the config file."""
     if value is None:
         return "not set"
