@@ -9,9 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from llava_cli import preview, transcript
+from llava_cli.amounts import ago, counted
 from llava_cli.errors import LlavaError, UsageError
 from llava_cli.pictures import Picture, RememberedPicture
-from llava_cli.render import Output, ago, counted
+from llava_cli.render import Output
 from llava_cli.reply import Reply
 from llava_cli.sanitiser import sanitise
 from llava_cli.session import Session

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llava_cli import inventory, registry
+from llava_cli.amounts import in_bytes
 from llava_cli.inventory import Holding
-from llava_cli.render import in_bytes
 
 UNKNOWN = "unknown"
 

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from llava_cli.amounts import in_bytes
 from llava_cli.pull import FETCHING, HERE, WAITING, Progress
-from llava_cli.render import Output, in_bytes
+from llava_cli.render import Output
 from llava_cli.sanitiser import sanitise
 
 _STEP = 5

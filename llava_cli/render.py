@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from llava_cli.amounts import counted
 from llava_cli.errors import EngineFailed, LlavaError, ReaderGone
 from llava_cli.look import current_look
 from llava_cli.markdown_stream import MarkdownStream, markdown
@@ -336,28 +337,6 @@ class Output:
 def stage_words(name: str, amount: int) -> str:
     """Say what a stage is for people: `reading the question (616 tokens)`."""
     return STAGES[name] + (f" ({amount} tokens)" if amount else "")
-
-
-def in_bytes(size: float) -> str:
-    """Write a number of bytes for people: `325.1 MB`."""
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-def counted(number: int, what: str) -> str:
-    """Write how many there are of what: `1 turn`, `2 turns`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def ago(seconds: float) -> str:
-    """Write how long ago something was for people: `3 hours ago`."""
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if (count := int(seconds // length)) > 0:
-            return f"{count} {unit}{'s' if count > 1 else ''} ago"
-    return "just now"
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

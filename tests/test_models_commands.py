@@ -14,7 +14,7 @@ import pexpect
 import pytest
 
 from llava_cli import registry, settings
-from llava_cli.render import in_bytes
+from llava_cli.amounts import in_bytes
 from tests.downloads import MAIN, OWN_LIST, in_cache, write_own_list
 from tests.processes import LLAVA, SCENE, llava
 

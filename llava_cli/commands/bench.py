@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_cli import settings
+from llava_cli.amounts import in_bytes
 from llava_cli.commands import options
-from llava_cli.render import Output, in_bytes
+from llava_cli.render import Output
 
 if TYPE_CHECKING:
     from llava_cli.measure import Measurement

@@ -8,8 +8,9 @@ from dataclasses import asdict
 
 import typer
 
+from llava_cli.amounts import ago, in_bytes
 from llava_cli.commands import options
-from llava_cli.render import Output, ago, in_bytes
+from llava_cli.render import Output
 
 app = typer.Typer(context_settings=options.HELP)
 

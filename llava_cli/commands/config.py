@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from llava_cli import settings
+from llava_cli.amounts import in_bytes
 from llava_cli.commands import options
-from llava_cli.render import Output, in_bytes
+from llava_cli.render import Output
 
 
 def config(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_cli import inventory, settings
+from llava_cli.amounts import in_bytes
 from llava_cli.commands import options
 from llava_cli.commands.fidelity import check_fidelity
 from llava_cli.errors import UsageError
-from llava_cli.render import Output, in_bytes
+from llava_cli.render import Output
 
 if TYPE_CHECKING:
     from llava_cli.checkup import Checkup

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from llava_cli import settings
+from llava_cli.amounts import in_bytes
 from llava_cli.commands import options
 from llava_cli.errors import ModelMissing
-from llava_cli.render import Output, in_bytes
+from llava_cli.render import Output
 
 
 def models(as_json: options.Json = False) -> None:

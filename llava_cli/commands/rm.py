@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from llava_cli.amounts import in_bytes
 from llava_cli.commands import options
 from llava_cli.errors import ModelMissing, UsageError
-from llava_cli.render import Output, in_bytes
+from llava_cli.render import Output
 
 
 def rm(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llava_cli.amounts import in_bytes
 from llava_cli.commands import options
 from llava_cli.errors import ModelMissing, ModelUnusable
-from llava_cli.render import Output, in_bytes
+from llava_cli.render import Output
 
 if TYPE_CHECKING:
     from llava_cli.inventory import Holding
