@@ -16,7 +16,8 @@ from llava_cli.errors import AnswerUnfit, ContextTooSmall, DownloadFailed, Llava
 from llava_cli.folders import is_elsewhere, opened_file
 from llava_cli.pictures import LIMITS, Picture, shown
 from llava_cli.recipe import Recipe
-from llava_cli.results import Line, Record
+from llava_cli.result_lines import Line
+from llava_cli.results import Record
 from llava_cli.schemas import AnswerSchema
 from llava_cli.stopping import Reader, ctrl_c_stops
 from llava_cli.tasks import Task

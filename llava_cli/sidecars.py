@@ -11,7 +11,8 @@ from pathlib import Path
 from llava_cli.errors import UsageError
 from llava_cli.folders import is_elsewhere
 from llava_cli.pictures import shown
-from llava_cli.results import Line, Record, unwritten
+from llava_cli.result_lines import Line
+from llava_cli.results import Record, unwritten
 from llava_cli.sanitiser import sanitise
 from llava_cli.tasks import Task
 

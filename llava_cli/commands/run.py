@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from llava_cli.places import Here, There
     from llava_cli.recipe import Recipe
     from llava_cli.remote_model import RemoteModel
-    from llava_cli.results import Record, Shape
+    from llava_cli.result_lines import Shape
+    from llava_cli.results import Record
     from llava_cli.run import Tally
     from llava_cli.run_display import RunDisplay
     from llava_cli.schemas import AnswerSchema
@@ -176,7 +177,7 @@ def run(
     with Output(plain=plain, quiet=quiet) as output:
         from llava_cli.crops import read_crop
         from llava_cli.folders import Search
-        from llava_cli.results import Shape
+        from llava_cli.result_lines import Shape
         from llava_cli.run import Run
         from llava_cli.run_display import RunDisplay
         from llava_cli.sidecars import Sidecars
