@@ -186,7 +186,9 @@ class _Page:
 
     # The picture.
 
-    def take(self, upload: dict[str, Any], model: str, request: gr.Request) -> list[Any]:
+    def take(self, upload: dict[str, Any] | None, model: str, request: gr.Request) -> list[Any]:
+        if upload is None:  # taken away again before it was here
+            return [gr.skip(), *self._fields(self._visitor(request).view()), *(gr.skip() for _ in self.kinds), []]
         name = upload.get("orig_name") or "picture"
 
         def opened() -> tuple[Picture, RememberedPicture]:
@@ -210,7 +212,8 @@ class _Page:
         first = self._first
         if first is not None:
             return self._show(request, model, lambda: (first, first))
-        return [None, *self._fields(self._visitor(request).view()), *(gr.skip() for _ in self.kinds), []]
+        # The picture is left alone: somebody quick may have given one already.
+        return [gr.skip(), *self._fields(self._visitor(request).view()), *(gr.skip() for _ in self.kinds), gr.skip()]
 
     async def stay(self) -> AsyncIterator[None]:
         """Always have something to say to a page, so that it never stops listening.
