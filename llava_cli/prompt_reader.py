@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,16 +76,17 @@ class PromptReader:
         self._tell("reading", len(new))
         start = time.monotonic()
         with self.failures("reading", "stopped before the answer began", "it could not read the prompt"):
-            reading.reused, reading.new = self._sync(timeline, pictures)
+            reading.reused, reading.new = self.sync(timeline, messages)
         seconds = time.monotonic() - start
         reading.pictures_encoded = self._embeddings.looked_at - looked_at
         reading.look_seconds = self._embeddings.look_seconds - look_seconds
         reading.read_seconds += seconds
         self._learn("reading", reading.new, seconds)
 
-    def sync(self, timeline: Sequence[Cell], messages: Sequence[Message]) -> None:
-        """Make the KV cache hold `timeline`, whose pictures are those of `messages`."""
-        self._sync(timeline, self._pictures(messages))
+    def sync(self, timeline: Sequence[Cell], messages: Sequence[Message]) -> tuple[int, int]:
+        """Make the KV cache hold `timeline`, whose pictures are those of `messages`; return cells `(reused, new)`."""
+        pictures = self._pictures(messages)
+        return self.cache.sync(timeline, lambda view: self._embeddings.rows(pictures[view]))
 
     @contextmanager
     def failures(self, what: str, stopped: str, failed: str) -> Iterator[None]:
@@ -133,6 +134,3 @@ class PromptReader:
 
     def _pictures(self, messages: Sequence[Message]) -> dict[View, Picture | RememberedPicture]:
         return {self._embeddings.view(picture): picture for message in messages for picture in message.pictures}
-
-    def _sync(self, timeline: Sequence[Cell], pictures: Mapping[View, Picture | RememberedPicture]) -> tuple[int, int]:
-        return self.cache.sync(timeline, lambda view: self._embeddings.rows(pictures[view]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 DUMB = ("dumb", "unknown")
 """Values of TERM for a terminal that obeys nothing."""
@@ -15,21 +16,24 @@ DUMB = ("dumb", "unknown")
 def typed_unseen() -> Iterator[None]:
     """Keep what is typed meanwhile off the screen, where it would stand among lines that are drawn anew; it waits."""
     try:
-        before = termios.tcgetattr(0) if os.tcgetpgrp(0) == os.getpgrp() else None
-    except (OSError, termios.error):
-        before = None  # no terminal
-    if before is None:
-        yield
+        before = termios.tcgetattr(0)
+    except termios.error:
+        yield  # there is none
         return
     silent = before.copy()
     silent[3] &= ~termios.ECHO
-    termios.tcsetattr(0, termios.TCSADRAIN, silent)
+    _set(0, silent)
     try:
         yield
     finally:
-        # In the background it is somebody else's, and to touch it would stop us.
-        if os.tcgetpgrp(0) == os.getpgrp():
-            termios.tcsetattr(0, termios.TCSADRAIN, before)
+        _set(0, before)
+
+
+def _set(terminal: int, settings: list[Any]) -> None:
+    """Set up a terminal, unless it is gone, or somebody else's: to touch it from the background would stop us."""
+    with suppress(OSError, termios.error):
+        if os.tcgetpgrp(terminal) == os.getpgrp():
+            termios.tcsetattr(terminal, termios.TCSADRAIN, settings)
 
 
 class TerminalState:
@@ -42,14 +46,13 @@ class TerminalState:
     @contextmanager
     def lent_out(self) -> Iterator[None]:
         """Make the terminal what it was while this job is stopped, and then what it is now: not all shells do so."""
-        now = self._settings and termios.tcgetattr(self._keyboard)  # type: ignore[arg-type]
-        if not now or self._settings is None or self._keyboard is None:
+        if self._keyboard is None or self._settings is None:
             yield
             return
-        termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._settings)
+        now = termios.tcgetattr(self._keyboard)
+        _set(self._keyboard, self._settings)
         yield
-        if os.tcgetpgrp(self._keyboard) == os.getpgrp():
-            termios.tcsetattr(self._keyboard, termios.TCSADRAIN, now)
+        _set(self._keyboard, now)
 
     def restore(self, *, is_writing: bool) -> None:
         """Undo what a line editor or a moving line has left, and go where a line begins."""

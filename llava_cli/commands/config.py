@@ -35,8 +35,7 @@ def config(
         if as_json:
             output.write(json.dumps([asdict(setting) for setting in found], indent=2) + "\n")
             return
-        told = _told if output.rich else _written
-        rows = [(setting.key, told(setting.key, setting.value), setting.origin) for setting in found]
+        rows = [(one.key, _told(one) if output.rich else _written(one.value), one.origin) for one in found]
         output.table(("setting", "value", "from"), rows, (str, str, str))
         if output.rich and not settings.config_path().exists():
             output.note(f"there is no config file yet; it would be {settings.config_path()}")
@@ -67,16 +66,17 @@ _AUTOMATIC = {"context", "threads", "ubatch", "max_megapixels", "flash_attention
 """Settings whose 0 or nothing leaves the choice to llava."""
 
 
-def _told(key: str, value: object) -> str:
+def _told(setting: settings.Setting) -> str:
     """Write a value for people."""
-    if key in _AUTOMATIC and value in (0, None) and not isinstance(value, bool):
+    value = setting.value
+    if setting.key in _AUTOMATIC and value is not False and not value:
         return "automatic"
-    if key == "cache_size":
-        return in_bytes(int(str(value)))
-    return "not set" if value == "" else _written(key, value)
+    if isinstance(value, int) and setting.key == "cache_size":
+        return in_bytes(value)
+    return "not set" if value == "" else _written(value)
 
 
-def _written(_key: str, value: object) -> str:
+def _written(value: object) -> str:
     """Write a value as it stands in the config file."""
     if value is None:
         return "not set"
